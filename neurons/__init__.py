@@ -1,0 +1,1 @@
+"""ATMN, the adaptive ternary multi-step neuron, as a SpikingJelly plug-in."""
