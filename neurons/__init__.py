@@ -1,1 +1,14 @@
 """ATMN, the adaptive ternary multi-step neuron, as a SpikingJelly plug-in."""
+
+from mar_snn.neurons.atmn import ATMNNode
+from mar_snn.neurons.coder import ATMNCoder
+from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
+from mar_snn.neurons.swap import replace_neurons
+
+__all__ = [
+    "ATMNCoder",
+    "ATMNNode",
+    "SpikeEvent",
+    "listen_to_spikes",
+    "replace_neurons",
+]

@@ -1,0 +1,440 @@
+"""Turn a dense Llamba into a spiking one: spikify, calibrate, distil, measure, draw.
+
+    python examples/distill_llamba.py                                # the tiny teacher
+    python examples/distill_llamba.py --teacher cartesia-ai/Llamba-1B \\
+        --tokenizer meta-llama/Llama-3.2-1B --train_data my_texts.jsonl --bf16
+
+Ctrl-C leaves a checkpoint; --resume_from_checkpoint last goes on from it. All of
+transformers' TrainingArguments are arguments too.
+"""
+
+import copy
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import torch
+import transformers
+from datasets import DatasetDict
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from mar_snn import plots
+from mar_snn.assets import TINY_LLAMBA
+from mar_snn.distill import SBDSConfig, SBDSTrainer, TrainingInterrupted
+from mar_snn.distill.data import collate, load_text, pack, standard_library_text
+from mar_snn.distill.evaluation import perplexity
+from mar_snn.energy import EnergyReport, SpikeOpCounter
+from mar_snn.neurons import SpikeEvent, listen_to_spikes
+from mar_snn.spiking import SITES, SpikingConfig, calibrate, coders, spikify
+
+console = Console()
+
+
+@dataclass
+class DistillArguments:
+    """What is distilled, from what text, into which neurons."""
+
+    teacher: str = field(
+        default=str(TINY_LLAMBA),
+        metadata={"help": "name or folder of a dense Llamba; default: the tiny one"},
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "where the tokenizer is; default: teacher"}
+    )
+    train_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "data set name, folder, or .jsonl/.txt file; default: the text of "
+            "Python's own library"
+        },
+    )
+    text_column: str = field(
+        default="text", metadata={"help": "column of train_data that holds the text"}
+    )
+    max_length: int = field(default=256, metadata={"help": "tokens per row"})
+    calibration_rows: int = field(
+        default=16, metadata={"help": "rows that fit the thresholds"}
+    )
+    eval_rows: int = field(default=256, metadata={"help": "held-out rows at most"})
+    energy_rows: int = field(
+        default=8, metadata={"help": "held-out rows whose operations are counted"}
+    )
+    time_steps: int = field(default=4, metadata={"help": "micro-steps T per token"})
+    tau: float = field(default=0.5, metadata={"help": "membrane time constant"})
+    readout: str = field(default="geometric", metadata={"help": "geometric or sum"})
+    fire_ratio: float = field(
+        default=2 / 3, metadata={"help": "fire at this share of the threshold"}
+    )
+    gradient: str = field(
+        default="straight_through", metadata={"help": "straight_through or surrogate"}
+    )
+    sites: list[str] = field(
+        default_factory=lambda: list(SITES),
+        metadata={"help": f"any of {', '.join(SITES)}"},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "calibration_rows", "eval_rows", "energy_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name} must be at least 1, got {getattr(self, name)}"
+                )
+
+    def spiking(self) -> SpikingConfig:
+        """The coders that these arguments describe."""
+        return SpikingConfig(
+            time_steps=self.time_steps,
+            tau=self.tau,
+            readout=self.readout,
+            fire_ratio=self.fire_ratio,
+            gradient=self.gradient,
+            sites=tuple(self.sites),
+        )
+
+
+@dataclass
+class TrainingArguments(SBDSConfig):
+    """SBDSConfig with the defaults of this example."""
+
+    output_dir: str = field(default="outputs/distill_llamba")
+    max_steps: int = field(default=200)
+    per_device_train_batch_size: int = field(default=8)
+    per_device_eval_batch_size: int = field(default=8)
+    learning_rate: float = field(default=1e-3)
+    lr_scheduler_type: str = field(default="cosine")
+    warmup_steps: float = field(default=10)
+    logging_steps: float = field(default=1)
+    save_steps: float = field(default=100)
+    save_total_limit: int = field(default=2)
+    report_to: str = field(default="none")
+    seed: int = field(default=0)
+
+
+def main() -> int:
+    """Run; 0 when done, 2 after bad input, 130 after Ctrl-C."""
+    start = time.monotonic()
+    torch.set_flush_denormal(True)  # long decays would crawl through denormals
+    try:
+        options, args = parse_arguments()
+        resume = checkpoint_to_resume(args)
+        teacher, tokenizer = load_teacher(options)
+        set_seed(args.seed)
+        rows = load_rows(options, tokenizer, args.seed)
+        student = spikify(copy.deepcopy(teacher), options.spiking())
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    output = Path(args.output_dir)
+    (output / "metrics.json").unlink(missing_ok=True)
+    trainer = SBDSTrainer(
+        student,
+        teacher,
+        args,
+        train_dataset=rows["train"],
+        data_collator=collate,
+        processing_class=tokenizer,
+    )
+    calibration = islice(
+        DataLoader(rows["train"], args.per_device_eval_batch_size, collate_fn=collate),
+        -(-options.calibration_rows // args.per_device_eval_batch_size),
+    )
+    with console.status("Fitting thresholds"):
+        calibrate(
+            student,
+            [{"input_ids": b["input_ids"].to(student.device)} for b in calibration],
+        )
+    perplexities = {}
+    for name, model in (("teacher", trainer.teacher_model), ("calibrated", student)):
+        perplexities[name] = held_out_perplexity(model, rows, args, name)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except TrainingInterrupted as interrupt:
+        print(
+            f"Interrupted. Go on with the same command and --resume_from_checkpoint "
+            f"{interrupt.checkpoint}",
+            file=sys.stderr,
+        )
+        return 130
+    perplexities["distilled"] = held_out_perplexity(student, rows, args, "distilled")
+    report, sentence = count_energy(student, rows, options)
+    metrics = {
+        "perplexity": perplexities,
+        "perplexity_ratio": perplexities["distilled"] / perplexities["teacher"],
+        "firing_rate": report.firing_rate,
+        "sign_balance": report.sign_balance,
+        "synops_per_token": report.total.sop_unit / report.tokens,
+        "energy_ratio": report.ratio,
+        "energy_ratio_without_lm_head": report.ratio_without("lm_head"),
+        "steps": trainer.state.global_step,
+        "tokens_per_step": args.train_batch_size
+        * args.gradient_accumulation_steps
+        * args.world_size
+        * options.max_length,
+        "seconds": time.monotonic() - start,
+        "seed": args.seed,
+        "arguments": vars(options),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    write_results(output, trainer, tokenizer, report, sentence, metrics)
+    console.print(result_table(metrics, report, output))
+    return 0
+
+
+def parse_arguments() -> tuple[DistillArguments, TrainingArguments]:
+    """The options of the example and of the training.
+
+    Raises:
+        ValueError: for a number or name out of range.
+    """
+    parser = HfArgumentParser(
+        (DistillArguments, TrainingArguments),
+        description=__doc__,
+        usage="%(prog)s [--teacher NAME] [--train_data NAME] ... (--help lists all)",
+    )
+    options, args = parser.parse_args_into_dataclasses()
+    options.spiking()
+    return options, args
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """The checkpoint that --resume_from_checkpoint names; "last" is the newest.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    name = args.resume_from_checkpoint
+    if name is None:
+        return None
+    folder = Path(args.output_dir)
+    found = (
+        (get_last_checkpoint(folder) if folder.is_dir() else None)
+        if name == "last"
+        else name
+    )
+    if found is None or not (Path(found) / "trainer_state.json").is_file():
+        raise ValueError(
+            f"--resume_from_checkpoint {name}: no checkpoint there (looked in "
+            f"{found or folder})"
+        )
+    return str(found)
+
+
+def load_teacher(options: DistillArguments) -> tuple[Any, Any]:
+    """The dense teacher and its tokenizer.
+
+    Raises:
+        ValueError: for a model that is no dense causal LM, or a tokenizer that has
+            tokens the model does not know.
+        OSError: where the files cannot be found.
+    """
+    try:
+        teacher = AutoModelForCausalLM.from_pretrained(options.teacher)
+    except ValueError as error:
+        raise ValueError(
+            f"--teacher {options.teacher} is not a causal language model that "
+            f"transformers can load: {str(error).splitlines()[0]}"
+        ) from error
+    if getattr(teacher.config, "spiking", None) is not None:
+        raise ValueError(f"--teacher {options.teacher} spikes already: give a dense one")
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or options.teacher)
+    if len(tokenizer) > teacher.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the teacher knows "
+            f"{teacher.config.vocab_size}: name the teacher's own with --tokenizer"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no end-of-text token (eos_token)")
+    return teacher, tokenizer
+
+
+def load_rows(options: DistillArguments, tokenizer: Any, seed: int) -> DatasetDict:
+    """Packed rows to train on and held-out rows, in an order drawn from the seed.
+
+    Raises:
+        ValueError: where there is too little text.
+    """
+    if options.train_data is None:
+        texts, column = standard_library_text(), "text"
+    else:
+        column = options.text_column
+        texts = load_text(options.train_data, column, seed=seed)
+    rows = DatasetDict(
+        {
+            split: pack(docs, tokenizer, options.max_length, column=column)
+            for split, docs in texts.items()
+        }
+    )
+    rows["train"] = rows["train"].shuffle(seed=seed)
+    # spread over all held-out texts, the same rows whatever the seed
+    held_out = rows["heldout"].shuffle(seed=0)
+    rows["heldout"] = held_out.select(range(min(options.eval_rows, len(held_out))))
+    return rows
+
+
+def held_out_perplexity(
+    model: Any, rows: DatasetDict, args: TrainingArguments, name: str
+) -> float:
+    """Perplexity of one model on the held-out rows."""
+    return perplexity(
+        model,
+        rows["heldout"],
+        batch_size=args.per_device_eval_batch_size,
+        desc=f"Perplexity, {name}",
+    )
+
+
+@torch.no_grad()
+def count_energy(
+    student: Any, rows: DatasetDict, options: DistillArguments
+) -> tuple[EnergyReport, list[SpikeEvent]]:
+    """The energy report over held-out rows, and the spikes of the first tokens."""
+    student.eval()
+    spikes: list[SpikeEvent] = []
+    counter = SpikeOpCounter(student)
+    for row in islice(rows["heldout"], options.energy_rows):
+        ids = torch.tensor([row["input_ids"]], device=student.device)
+        with counter:
+            student(input_ids=ids, use_cache=False)
+    with listen_to_spikes(spikes.append):
+        student(input_ids=ids[:, :48], use_cache=False)
+    return counter.report(profile="horowitz-45nm-fp32", baseline="dense"), spikes
+
+
+def write_results(
+    output: Path,
+    trainer: SBDSTrainer,
+    tokenizer: Any,
+    report: EnergyReport,
+    spikes: list[SpikeEvent],
+    metrics: dict[str, Any],
+) -> None:
+    """Write everything beside its place, then move it there, metrics.json last."""
+    staging = output / "unfinished"
+    shutil.rmtree(staging, ignore_errors=True)
+    student = trainer.model
+    student.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    report.to_json(staging / "energy.json")
+    report.to_markdown(staging / "energy.md")
+    draw(staging, trainer, report, spikes)
+    text = json.dumps(metrics, indent=2)
+    (staging / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
+        path.replace(output / path.name)
+    staging.rmdir()
+
+
+def draw(
+    folder: Path, trainer: SBDSTrainer, report: EnergyReport, spikes: list[SpikeEvent]
+) -> None:
+    """energy.png, firing.png, raster.png, thresholds.png and training.png."""
+    event = spikes[len(spikes) // 2]
+    # [T, 1, tokens, channels] -> [tokens · T, channels]
+    raster = event.spike_seq[:, 0].transpose(0, 1).flatten(0, 1)
+    name = {coder: name for name, coder in coders(trainer.model)}[event.neuron]
+    thresholds = {
+        name: coder.neuron.v_threshold.detach() for name, coder in coders(trainer.model)
+    }
+    pictures = {
+        "energy": lambda ax: plots.plot_energy(report, ax),
+        "firing": lambda ax: plots.plot_firing_rates(report.firing, ax),
+        "raster": lambda ax: plots.plot_spike_raster(raster, ax).set_title(name),
+        "thresholds": lambda ax: plots.plot_thresholds(thresholds, ax),
+        "training": lambda ax: plots.plot_training(trainer.state.log_history, ax),
+    }
+    for file, picture in pictures.items():
+        figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
+        picture(ax)
+        figure.savefig(folder / f"{file}.png", dpi=120)
+        plt.close(figure)
+
+
+def machine() -> dict[str, Any]:
+    """What this ran on."""
+    return {
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    packages = ("mar-snn", "spikingjelly", "datasets")
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        **{name: version(name) for name in packages},
+    }
+
+
+def result_table(
+    metrics: dict[str, Any], report: EnergyReport, output: Path
+) -> Table:
+    """The one table that says how it went."""
+    perplexities = metrics["perplexity"]
+    table = Table(title="Dense teacher and spiking student", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name in ("teacher", "calibrated", "distilled"):
+        ratio = perplexities[name] / perplexities["teacher"]
+        label = {
+            "teacher": "dense teacher",
+            "calibrated": "spiking, calibrated, untrained",
+            "distilled": f"spiking, distilled for {metrics['steps']} steps",
+        }[name]
+        table.add_row(
+            f"held-out perplexity, {label}", f"{perplexities[name]:.2f} ({ratio:.3f} x)"
+        )
+    table.add_section()
+    table.add_row("firing rate per micro-step", f"{metrics['firing_rate']:.3f}")
+    table.add_row(
+        "sign balance (+ - -)/(+ + -)", f"{metrics['sign_balance']:+.3f}"
+    )
+    table.add_row("synaptic operations per token", f"{metrics['synops_per_token']:,.0f}")
+    table.add_section()
+    for name, joules in (
+        ("dense", report.baseline_pj),
+        ("spiking", report.energy_pj),
+    ):
+        table.add_row(f"energy per token, {name} (modelled)", f"{joules / 1e6:.2f} µJ")
+    table.add_row("dense / spiking", f"{metrics['energy_ratio']:.2f} x")
+    table.add_row(
+        "dense / spiking without LM head",
+        f"{metrics['energy_ratio_without_lm_head']:.2f} x",
+    )
+    table.add_section()
+    table.add_row("time", f"{metrics['seconds']:.0f} s")
+    table.add_row("files", str(output))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

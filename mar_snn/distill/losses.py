@@ -1,0 +1,146 @@
+"""The losses of SBDS (MAR, arXiv 2601.21503): pure functions of logits and features.
+
+With p the teacher and q the student,
+
+    L1 = α KL(p‖q) + β KL(q‖p) = Σ_k [α p(k) - β q(k)] [log p(k) - log q(k)]
+    L2 = ‖h_teacher - h_student‖                          per token and layer
+    L  = mean over tokens of L1 + mean over tokens and layers of L2
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.linalg import vector_norm
+
+__all__ = ["DISTANCES", "BidirectionalKL", "bidirectional_kl", "feature_alignment"]
+
+#: Ways to measure the distance of two features; see `feature_alignment`.
+DISTANCES = ("rms", "l2", "mse")
+
+
+class BidirectionalKL(NamedTuple):
+    """The weighted sum and its two divergences, each a mean over tokens in nats."""
+
+    loss: Float[Tensor, ""]
+    #: KL(teacher ‖ student)
+    forward_kl: Float[Tensor, ""]
+    #: KL(student ‖ teacher)
+    reverse_kl: Float[Tensor, ""]
+
+
+def bidirectional_kl(
+    student_logits: Float[Tensor, "*tokens vocab"],
+    teacher_logits: Float[Tensor, "*tokens vocab"],
+    labels: Int[Tensor, "*tokens"] | None = None,
+    *,
+    alpha: float = 0.2,
+    beta: float = 0.7,
+    temperature: float = 1.0,
+    num_items: Float[Tensor, ""] | Int[Tensor, ""] | float | None = None,
+) -> BidirectionalKL:
+    """α·KL(teacher‖student) + β·KL(student‖teacher), the mean over tokens that count.
+
+    Computed in float32, or float64 where the student's logits are. Gradients flow to
+    the student only. It is 0 exactly where both agree.
+
+    Args:
+        student_logits: the student's scores.
+        teacher_logits: the teacher's scores.
+        labels: already shifted, so that labels[t] is what logits[t] predict; tokens
+            labelled -100 do not count. None: all tokens count.
+        alpha: weight of the forward divergence.
+        beta: weight of the reverse divergence.
+        temperature: both scores are divided by it; the divergences are multiplied by
+            its square, so that gradients keep their size (Hinton et al.,
+            arXiv 1503.02531).
+        num_items: what the sums over tokens are divided by; None: the number of tokens
+            that count. A trainer passes the count of the whole accumulated batch.
+
+    Raises:
+        ValueError: where the shapes differ or the temperature is not positive.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            "student and teacher must score the same tokens and vocabulary, got logits "
+            f"of shapes {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above zero, got {temperature}")
+    wide = student_logits.double if student_logits.dtype.itemsize == 8 else None
+    student = wide() if wide else student_logits.float()
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    log_p = F.log_softmax(teacher_logits.detach().to(log_q) / temperature, dim=-1)
+    gap = log_p - log_q
+    mask = None if labels is None else labels != -100
+    scale = temperature**2
+    forward_kl = _token_mean((log_p.exp() * gap).sum(-1), mask, num_items) * scale
+    reverse_kl = _token_mean((log_q.exp() * -gap).sum(-1), mask, num_items) * scale
+    return BidirectionalKL(
+        alpha * forward_kl + beta * reverse_kl,
+        forward_kl.detach(),
+        reverse_kl.detach(),
+    )
+
+
+def feature_alignment(
+    student_features: Sequence[Float[Tensor, "*tokens D"]],
+    teacher_features: Sequence[Float[Tensor, "*tokens D"]],
+    mask: Bool[Tensor, "*tokens"] | None = None,
+    *,
+    distance: str = "rms",
+    num_items: Float[Tensor, ""] | Int[Tensor, ""] | float | None = None,
+) -> Float[Tensor, ""]:
+    """The distance of features, the mean over layers and the tokens that count.
+
+    Args:
+        student_features: one tensor a layer.
+        teacher_features: the same layers of the teacher; no gradient flows to them.
+        mask: True on tokens that count; None: all.
+        distance: "l2", the paper's norm of the difference, which grows with the root
+            of the width; "rms", that norm divided by √D, so that its weight need not
+            follow the width; "mse", the squared "rms".
+        num_items: what the sums over tokens are divided by; None: the number of tokens
+            that count.
+
+    Raises:
+        ValueError: where the layers or widths differ, or for an unknown distance.
+    """
+    if distance not in DISTANCES:
+        raise ValueError(
+            f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}"
+        )
+    shapes = [[tuple(f.shape) for f in fs] for fs in (student_features, teacher_features)]
+    if shapes[0] != shapes[1] or not shapes[0]:
+        raise ValueError(
+            "student and teacher must give features of the same layers and widths, got "
+            f"shapes {shapes[0]} and {shapes[1]}"
+        )
+    total = student_features[0].new_zeros(())
+    for student, teacher in zip(student_features, teacher_features, strict=True):
+        difference = student.float() - teacher.detach().float()
+        # vector_norm: its gradient at zero is zero, that of sqrt(sum) is not a number
+        size = vector_norm(difference, dim=-1)
+        if distance != "l2":
+            size = size / difference.shape[-1] ** 0.5
+        if distance == "mse":
+            size = size.square()
+        total = total + _token_mean(size, mask, num_items)
+    return total / len(student_features)
+
+
+def _token_mean(
+    values: Float[Tensor, "*tokens"],
+    mask: Bool[Tensor, "*tokens"] | None,
+    num_items: Tensor | float | None,
+) -> Float[Tensor, ""]:
+    """The sum over the tokens that count, divided by their number or `num_items`."""
+    if mask is None:
+        mask = values.new_ones(values.shape, dtype=bool)
+    # where, not a product: a masked token may hold inf or NaN
+    total = values.where(mask, 0.0).sum()
+    if num_items is None:
+        num_items = mask.sum().clamp(min=1)
+    return total / num_items

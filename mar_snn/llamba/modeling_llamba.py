@@ -1,0 +1,379 @@
+"""Llamba, the Mamba-2 variant of Llama (arXiv 2502.14458), with slots for neurons.
+
+The parameter names are those of the released checkpoints. A block is
+
+    h = h + mixer(norm(h));    h = h + mlp(norm(h))
+
+and each projection that MAR (arXiv 2601.21503) feeds with spikes has a slot before it:
+`mixer.in_neuron`, `mixer.out_neuron`, `mlp.in_neuron` (gate and up share it) and
+`mlp.out_neuron`. A slot is nn.Identity in the dense model, an ATMNCoder in the spiking.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+)
+
+from mar_snn.llamba.cache import LlambaCache
+from mar_snn.llamba.configuration_llamba import LlambaConfig
+from mar_snn.llamba.scan import LlambaScan
+from mar_snn.neurons.atmn import ATMNNode
+from mar_snn.spiking import fill_slots
+
+__all__ = ["LlambaForCausalLM", "LlambaModel", "LlambaPreTrainedModel"]
+
+#: The blocks' norms use this whatever the config says, as in the released model.
+_BLOCK_NORM_EPSILON = 1e-5
+
+
+class LlambaRMSNorm(nn.Module):
+    """weight * x / rms(x), with float32 statistics."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
+        """The normalised features in x's dtype."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class CausalConv1d(nn.Conv1d):
+    """A depthwise convolution over tokens that sees the past only."""
+
+    def __init__(self, channels: int, taps: int, bias: bool) -> None:
+        super().__init__(channels, channels, taps, groups=channels, bias=bias)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "B L channels"],
+        state: Float[Tensor, "B channels before"] | None = None,
+    ) -> tuple[Float[Tensor, "B L channels"], Float[Tensor, "B channels before"]]:
+        """(output, last taps - 1 inputs); `state` is that of the tokens before."""
+        taps = self.kernel_size[0]
+        x = x.transpose(1, 2)
+        if state is None:
+            x = F.pad(x, (taps - 1, 0))
+        else:
+            x = torch.cat([state.to(x.dtype), x], dim=-1)
+        return super().forward(x).transpose(1, 2), x[..., x.shape[-1] - taps + 1 :]
+
+
+class LlambaMixer(nn.Module):
+    """The discrete Mamba-2 mixer: out_proj(scan(conv(in_proj(u))) * silu(z + z_bias))."""
+
+    def __init__(self, config: LlambaConfig) -> None:
+        super().__init__()
+        ssm = config.ssm_cfg
+        self.num_heads, self.num_groups = ssm["n_v_heads"], ssm["n_qk_heads"]
+        self.state_size = ssm["d_state"]
+        inner, shared = config.d_inner, self.num_groups * self.state_size
+        # in_proj's rows are [x | B | C], z, A_log
+        self.split_sizes = [inner + 2 * shared, inner, self.num_heads]
+        self.conv_split_sizes = [inner, shared, shared]
+        self.in_neuron: nn.Module = nn.Identity()
+        self.in_proj = nn.Linear(
+            config.d_model, sum(self.split_sizes), bias=ssm["bias"]
+        )
+        self.conv1d = CausalConv1d(
+            self.split_sizes[0], ssm["d_conv"], bias=ssm["conv_bias"]
+        )
+        self.activation = (
+            nn.Identity() if ssm["activation"] == "identity" else ACT2FN["silu"]
+        )
+        self.scan = LlambaScan()
+        self.D = nn.Parameter(torch.ones(self.num_heads))
+        # the released model has this bias where in_proj has none
+        self.z_bias = None if ssm["bias"] else nn.Parameter(torch.zeros(inner))
+        self.out_neuron: nn.Module = nn.Identity()
+        self.out_proj = nn.Linear(inner, config.d_model, bias=ssm["bias"])
+
+    def forward(
+        self,
+        u: Float[Tensor, "B L D"],
+        cache: LlambaCache | None = None,
+        layer_idx: int = 0,
+        mask: Int[Tensor, "B L 1"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """The mixed tokens; `mask` is 0 on padding, which must come before the tokens."""
+        conv_state = cache.conv_states[layer_idx] if cache else None
+        ssm_state = cache.ssm_states[layer_idx] if cache else None
+        if mask is not None:
+            u = u * mask.to(u.dtype)
+        xbc, z, a_log = self.in_proj(self.in_neuron(u)).split(self.split_sizes, dim=-1)
+        xbc, conv_state = self.conv1d(xbc, conv_state)
+        xbc = self.activation(xbc)
+        if mask is not None:  # the convolution's bias must not reach the state
+            xbc = xbc * mask.to(xbc.dtype)
+        x, b, c = xbc.split(self.conv_split_sizes, dim=-1)
+        x = x.unflatten(-1, (self.num_heads, -1))
+        b, c = (t.unflatten(-1, (self.num_groups, -1)) for t in (b, c))
+        y, ssm_state = self.scan(x, b, c, a_log, self.D, ssm_state)
+        if cache is not None:
+            cache.conv_states[layer_idx] = conv_state
+            cache.ssm_states[layer_idx] = ssm_state
+        z = z if self.z_bias is None else z + self.z_bias
+        return self.out_proj(self.out_neuron(y.flatten(-2) * F.silu(z)))
+
+
+class LlambaMLP(nn.Module):
+    """down(act(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlambaConfig) -> None:
+        super().__init__()
+        mlp = config.mlp_cfg
+        width, inner, bias = config.d_model, mlp["intermediate_size"], mlp["bias"]
+        self.in_neuron: nn.Module = nn.Identity()
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.act_fn = ACT2FN[mlp["act_fn"]]
+        self.out_neuron: nn.Module = nn.Identity()
+        self.down_proj = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """The feed-forward's contribution to the residual stream."""
+        x = self.in_neuron(x)
+        x = self.act_fn(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(self.out_neuron(x))
+
+
+class LlambaBlock(GradientCheckpointingLayer):
+    """Mixer and feed-forward, each behind a norm and beside a residual."""
+
+    def __init__(self, config: LlambaConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.input_layernorm = LlambaRMSNorm(config.d_model, _BLOCK_NORM_EPSILON)
+        self.mixer = LlambaMixer(config)
+        self.post_attention_layernorm = LlambaRMSNorm(
+            config.d_model, _BLOCK_NORM_EPSILON
+        )
+        self.mlp = LlambaMLP(config)
+
+    def forward(
+        self,
+        h: Float[Tensor, "B L D"],
+        cache: LlambaCache | None = None,
+        mask: Int[Tensor, "B L 1"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """The residual stream behind this block."""
+        h = h + self.mixer(self.input_layernorm(h), cache, self.layer_idx, mask)
+        return h + self.mlp(self.post_attention_layernorm(h))
+
+
+class LlambaPreTrainedModel(PreTrainedModel):
+    """What transformers must know of every Llamba class."""
+
+    config_class = LlambaConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("LlambaBlock",)
+    _is_stateful = True
+    # thresholds are learnt in float32 whatever the dtype of the model
+    _keep_in_fp32_modules_strict = ("in_neuron", "out_neuron")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, CausalConv1d):
+            bound = module.kernel_size[0] ** -0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, LlambaRMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, ATMNNode):
+            init.zeros_(module.a)
+        elif isinstance(module, LlambaMixer):
+            init.ones_(module.D)
+            if module.z_bias is not None:
+                init.zeros_(module.z_bias)
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        # transformers' cache cannot hold these states: forward makes a LlambaCache
+        return False
+
+
+class LlambaModel(LlambaPreTrainedModel):
+    """Embedding, blocks and last norm."""
+
+    def __init__(self, config: LlambaConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(
+            LlambaBlock(config, layer_idx) for layer_idx in range(config.n_layer)
+        )
+        self.final_layernorm = LlambaRMSNorm(config.d_model, config.norm_epsilon)
+        if config.spiking is not None:
+            fill_slots(self, config.spiking)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding."""
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embedding."""
+        self.embedding = value
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: LlambaCache | None = None,
+        inputs_embeds: Float[Tensor, "B L D"] | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,  # noqa: ARG002  what generate() sends to every model
+    ) -> BaseModelOutputWithPast:
+        """Hidden states behind the last norm, and the cache where one is wanted.
+
+        Args:
+            input_ids: token ids; or pass `inputs_embeds`.
+            attention_mask: 1 on tokens, 0 on padding, over all tokens read so far or
+                over these; padding must stand on the left.
+            past_key_values: the cache of the tokens before.
+            inputs_embeds: embeddings instead of ids.
+            use_cache: whether to return a cache; by default the config's answer when
+                not training.
+            output_hidden_states: whether to return the input of every block and, last,
+                the output of the last norm (transformers' convention).
+            kwargs: ignored.
+
+        Raises:
+            ValueError: with both or neither of ids and embeddings, or with a cache and
+                padding on the right.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass either input_ids or inputs_embeds, not both or none")
+        h = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        cache = past_key_values
+        if use_cache and cache is None:
+            cache = LlambaCache(self.config.n_layer)
+        mask = _token_mask(attention_mask, h.shape[1], cached=cache is not None)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden_states = []
+        for layer in self.layers:
+            hidden_states.append(h)
+            h = layer(h, cache, mask)
+        h = self.final_layernorm(h)
+        hidden_states.append(h)
+        if cache is not None:
+            cache.seen_tokens += h.shape[1]
+        return BaseModelOutputWithPast(
+            last_hidden_state=h,
+            past_key_values=cache,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+        )
+
+
+def _token_mask(
+    attention_mask: Tensor | None, length: int, *, cached: bool
+) -> Int[Tensor, "B L 1"] | None:
+    """The mask of the last `length` tokens; None where there is nothing to mask."""
+    if attention_mask is None or length == 1:
+        return None
+    mask = attention_mask[:, -length:].long()
+    if cached and not bool(mask[:, -1].all()):
+        raise ValueError(
+            "attention_mask ends in padding, which would enter the recurrent state: "
+            "pad on the left (tokenizer.padding_side = 'left')"
+        )
+    return mask[..., None]
+
+
+class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
+    """Llamba with a language-model head; dense, or spiking where config.spiking is set."""
+
+    def __init__(self, config: LlambaConfig) -> None:
+        super().__init__(config)
+        self.backbone = LlambaModel(config)
+        self.lm_head = nn.Linear(
+            config.d_model, config.vocab_size, bias=config.lm_head_bias
+        )
+        self.post_init()
+
+    _tied_weights_keys = {  # noqa: RUF012  transformers reads it from the class
+        "lm_head.weight": "backbone.embedding.weight"
+    }
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding."""
+        return self.backbone.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embedding."""
+        self.backbone.embedding = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The LM head."""
+        return self.lm_head
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: LlambaCache | None = None,
+        inputs_embeds: Float[Tensor, "B L D"] | None = None,
+        labels: Int[Tensor, "B L"] | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and the loss where `labels` (-100 = ignored, shifted here) are given.
+
+        `logits_to_keep` is how many of the last tokens get logits (0: all), or their
+        indices; the other arguments are those of `LlambaModel`.
+        """
+        outputs = self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+        )
+        kept = (
+            slice(-logits_to_keep or None, None)
+            if isinstance(logits_to_keep, int)
+            else logits_to_keep
+        )
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                **kwargs,
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )

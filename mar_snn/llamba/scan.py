@@ -1,0 +1,142 @@
+"""The selective state-space scan of Llamba in three forms that agree.
+
+    S[t] = a[t] S[t-1] + x[t] ⊗ B[t]        a[t] = exp(log_decay[t]), per head
+    y[t] = S[t] C[t]
+
+which is Mamba-2's state-space duality (arXiv 2405.21060) with the decay taken from the
+token alone and the input not scaled by it (Llamba, arXiv 2502.14458). The skip D x[t] is
+added by `LlambaScan`.
+
+B batch · L tokens · H heads · G groups of heads that share B and C · P head size ·
+N state size · Q chunk. The arithmetic is float32, float64 where the input is.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["LlambaScan", "ssd_chunked", "ssd_matrix", "ssd_sequential"]
+
+#: Chunk length on a CPU: the result does not depend on it, the time does.
+CPU_CHUNK = 32
+
+
+def ssd_sequential(
+    x: Float[Tensor, "B L H P"],
+    b: Float[Tensor, "B L G N"],
+    c: Float[Tensor, "B L G N"],
+    log_decay: Float[Tensor, "B L H"],
+    state: Float[Tensor, "B H P N"] | None = None,
+) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
+    """(y, last state) by the recurrence, token by token: the definition."""
+    x, b, c, log_decay, state = _in_float(x, b, c, log_decay, state)
+    b, c = (_to_heads(t, x.shape[2]) for t in (b, c))
+    decay = log_decay.exp()
+    outputs = []
+    for x_t, b_t, c_t, a_t in zip(
+        x.unbind(1), b.unbind(1), c.unbind(1), decay.unbind(1), strict=True
+    ):
+        state = a_t[..., None, None] * state + x_t[..., None] * b_t[..., None, :]
+        outputs.append((state @ c_t[..., None]).squeeze(-1))
+    y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(x)
+    return y, state
+
+
+def ssd_matrix(
+    x: Float[Tensor, "B L H P"],
+    b: Float[Tensor, "B L G N"],
+    c: Float[Tensor, "B L G N"],
+    log_decay: Float[Tensor, "B L H"],
+) -> Float[Tensor, "B H L L"]:
+    """The matrix M with y = M x, M[t, s] = (C[t]·B[s]) a[s+1] … a[t] for s ≤ t."""
+    x, b, c, log_decay, _ = _in_float(x, b, c, log_decay, None)
+    b, c = (_to_heads(t, x.shape[2]).transpose(1, 2) for t in (b, c))
+    return (c @ b.mT) * _decay_matrix(log_decay.transpose(1, 2).cumsum(-1))
+
+
+def ssd_chunked(
+    x: Float[Tensor, "B L H P"],
+    b: Float[Tensor, "B L G N"],
+    c: Float[Tensor, "B L G N"],
+    log_decay: Float[Tensor, "B L H"],
+    state: Float[Tensor, "B H P N"] | None = None,
+    *,
+    chunk_size: int = CPU_CHUNK,
+) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
+    """(y, last state) with matrix products inside chunks and the recurrence between."""
+    length = x.shape[1]
+    x, b, c, log_decay, state = _in_float(x, b, c, log_decay, state)
+    b, c = (_to_heads(t, x.shape[2]) for t in (b, c))
+    # a padded token has x = 0 and decay 1: it changes neither y nor the state
+    x, b, c, log_decay = (_to_chunks(t, chunk_size) for t in (x, b, c, log_decay))
+    total = log_decay.cumsum(-1)
+    y = ((c @ b.mT) * _decay_matrix(total)) @ x
+    to_end = (total[..., -1:] - total).exp()
+    added = (x * to_end[..., None]).mT @ b
+    entering = []
+    # unbind, not added[:, i]: the backward of an index fills a whole tensor with zeros
+    for added_n, a_n in zip(
+        added.unbind(1), total[..., -1].exp().unbind(1), strict=True
+    ):
+        entering.append(state)
+        state = a_n[..., None, None] * state + added_n
+    if entering:
+        y = y + total.exp()[..., None] * (c @ torch.stack(entering, dim=1).mT)
+    return y.transpose(2, 3).flatten(1, 2)[:, :length], state
+
+
+def _in_float(
+    x: Tensor, b: Tensor, c: Tensor, log_decay: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """All in float32, or float64 where x is; a missing state is zero."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if state is None:
+        batch, _, heads, head_size = x.shape
+        state = x.new_zeros(batch, heads, head_size, b.shape[-1], dtype=dtype)
+    return x.to(dtype), b.to(dtype), c.to(dtype), log_decay.to(dtype), state.to(dtype)
+
+
+def _to_heads(t: Tensor, heads: int) -> Tensor:
+    """[B, L, G, N] -> [B, L, H, N]: head h reads group h // (H / G)."""
+    return t if t.shape[2] == heads else t.repeat_interleave(heads // t.shape[2], dim=2)
+
+
+def _to_chunks(t: Tensor, chunk_size: int) -> Tensor:
+    """[B, L, H, ...] -> [B, chunks, H, Q, ...], zeros behind the last token."""
+    padding = -t.shape[1] % chunk_size
+    t = F.pad(t, (0, 0) * (t.dim() - 2) + (0, padding))
+    return t.unflatten(1, (-1, chunk_size)).transpose(2, 3).contiguous()
+
+
+def _decay_matrix(total: Float[Tensor, "*batch Q"]) -> Float[Tensor, "*batch Q Q"]:
+    """exp(total[t] - total[s]) for s ≤ t, else 0, from running sums of log decays."""
+    steps = total.shape[-1]
+    future = torch.ones(steps, steps, dtype=torch.bool, device=total.device).triu(1)
+    difference = total[..., :, None] - total[..., None, :]
+    return difference.masked_fill(future, -torch.inf).exp()
+
+
+class LlambaScan(nn.Module):
+    """y[t] = S[t] C[t] + D x[t] with decay a = sigmoid(-A_log), as Llamba's mixer has it.
+
+    A module of its own, without parameters, so that counters can price it as a whole.
+    """
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L H P"],
+        b: Float[Tensor, "B L G N"],
+        c: Float[Tensor, "B L G N"],
+        a_log: Float[Tensor, "B L H"],
+        d: Float[Tensor, " H"],
+        state: Float[Tensor, "B H P N"] | None = None,
+    ) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
+        """(y in x's dtype, last state in float32)."""
+        with torch.autocast(x.device.type, enabled=False):
+            # exp(-softplus(A)) = sigmoid(-A)
+            log_decay = F.logsigmoid(-a_log.to(torch.promote_types(x.dtype, d.dtype)))
+            scan = ssd_sequential if x.shape[1] == 1 else ssd_chunked
+            y, state = scan(x, b, c, log_decay, state)
+            y = y + d.to(y.dtype)[:, None] * x
+        return y.to(x.dtype), state

@@ -1,0 +1,270 @@
+"""Puts ATMN coders into the slots of a model, and fits their thresholds to real data.
+
+A *site* is a place in every block where MAR (arXiv 2601.21503) turns activations into
+spikes; a *slot* is the attribute of the block's module that holds the coder there.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from spikingjelly.activation_based import surrogate
+from torch import Tensor, nn
+
+from mar_snn.neurons.coder import ATMNCoder, unit_code
+from mar_snn.neurons.spikes import listen_to_spikes
+
+__all__ = ["SITES", "SpikingConfig", "calibrate", "coders", "fill_slots", "spikify"]
+
+#: site -> (module of the block, slot, projection that the slot feeds)
+SITES = {
+    "mixer.in": ("mixer", "in_neuron", "in_proj"),
+    "mixer.out": ("mixer", "out_neuron", "out_proj"),
+    "mlp.in": ("mlp", "in_neuron", "gate_proj"),
+    "mlp.out": ("mlp", "out_neuron", "down_proj"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikingConfig:
+    """Which slots hold a coder, and what the coders are: numbers and names only.
+
+    Args:
+        time_steps: micro-steps T inside one token.
+        tau: membrane time constant; the residual is divided by it at each step.
+        readout: "geometric" or "sum": how the T spike planes become one value.
+        fire_ratio: fire where |h| reaches this share of the threshold.
+        gradient: "straight_through" or "surrogate".
+        surrogate: name of a SpikingJelly surrogate, for `gradient="surrogate"`.
+        detach_reset: whether the reset is left out of that gradient.
+        sites: any of "mixer.in", "mixer.out", "mlp.in", "mlp.out".
+        layers: indices of the blocks; None for all.
+
+    Raises:
+        ValueError: for a site or surrogate that does not exist; the coder checks
+            the numbers.
+    """
+
+    time_steps: int = 4
+    tau: float = 0.5
+    readout: str = "geometric"
+    fire_ratio: float = 2 / 3
+    gradient: str = "straight_through"
+    surrogate: str = "ATan"
+    detach_reset: bool = False
+    sites: Sequence[str] = tuple(SITES)
+    layers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        # JSON has lists only
+        object.__setattr__(self, "sites", tuple(self.sites))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+        unknown = [site for site in self.sites if site not in SITES]
+        if unknown or not self.sites:
+            raise ValueError(
+                f"sites must be one or more of {', '.join(SITES)}, got "
+                f"{', '.join(unknown) or 'none'}"
+            )
+        if not hasattr(surrogate, self.surrogate):
+            raise ValueError(
+                f"surrogate must name a class of spikingjelly.activation_based."
+                f"surrogate, such as 'ATan', got {self.surrogate!r}"
+            )
+        self.coder(1)
+
+    def coder(self, num_channels: int) -> ATMNCoder:
+        """A coder of these numbers for `num_channels` channels."""
+        return ATMNCoder(
+            num_channels,
+            time_steps=self.time_steps,
+            tau=self.tau,
+            readout=self.readout,
+            fire_ratio=self.fire_ratio,
+            gradient=self.gradient,
+            surrogate_function=getattr(surrogate, self.surrogate)(),
+            detach_reset=self.detach_reset,
+        )
+
+
+def fill_slots(backbone: nn.Module, config: SpikingConfig) -> None:
+    """Give every slot of `backbone.layers` what `config` says: a coder or nothing.
+
+    Raises:
+        ValueError: where a layer of `config.layers` does not exist.
+    """
+    count = len(backbone.layers)
+    chosen = range(count) if config.layers is None else config.layers
+    missing = [i for i in chosen if i not in range(count)]
+    if missing:
+        raise ValueError(
+            f"layers must lie in 0..{count - 1} for this model, got {missing}"
+        )
+    for index, layer in enumerate(backbone.layers):
+        for site, (owner, slot, projection) in SITES.items():
+            module = getattr(layer, owner)
+            spiking = site in config.sites and index in chosen
+            channels = getattr(module, projection).in_features
+            setattr(module, slot, config.coder(channels) if spiking else nn.Identity())
+
+
+def coders(model: nn.Module) -> Iterator[tuple[str, ATMNCoder]]:
+    """(name, coder) of every coder of a model, in order."""
+    for name, module in model.named_modules():
+        if isinstance(module, ATMNCoder):
+            yield name, module
+
+
+def spikify(model: Any, config: SpikingConfig | None = None) -> Any:
+    """`model` itself, with coders in its slots and `model.config.spiking` set.
+
+    The coders start at threshold 1: run `calibrate` before the model is used.
+
+    Raises:
+        ValueError: for a model without slots.
+        RuntimeError: where a coder is not reached by a forward pass.
+    """
+    config = config or SpikingConfig()
+    backbone = getattr(model, "backbone", model)
+    if not hasattr(next(iter(getattr(backbone, "layers", [None]))), "mixer"):
+        raise ValueError(
+            f"{type(model).__name__} has no slots for neurons; spikify takes a Llamba "
+            "model (mar_snn.llamba), see docs/model.md"
+        )
+    fill_slots(backbone, config)
+    backbone.to(backbone.embedding.weight.device)
+    model.config.spiking = config
+    _assert_every_coder_fires(model)
+    return model
+
+
+def _assert_every_coder_fires(model: Any) -> None:
+    """Raise unless one forward in each mode reaches every coder of the model."""
+    training = model.training
+    ids = torch.arange(4, device=model.device)[None]
+    for mode in (True, False):
+        reached: set[nn.Module] = set()
+        model.train(mode)
+        with torch.no_grad(), listen_to_spikes(lambda e: reached.add(e.neuron)):
+            model(input_ids=ids)
+        silent = [name for name, coder in coders(model) if coder not in reached]
+        if silent:
+            raise RuntimeError(
+                f"no spikes from {', '.join(silent)} in {'train' if mode else 'eval'} "
+                "mode: another code path goes around these coders"
+            )
+    model.train(training)
+
+
+#: Candidate thresholds, as shares of the one whose largest code is the largest value.
+_SMALLEST_SHARE, _LARGEST_SHARE = 1 / 8, 2.0
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    candidates: int = 32,
+) -> None:
+    """Set each channel's threshold to the one with the least squared coding error.
+
+    The activations are those of the dense model: while the batches pass, every coder
+    hands on its input unchanged. The first pass finds each channel's largest value, the
+    second the error of every candidate threshold, so memory does not grow with data.
+    A channel that is always zero keeps its threshold.
+
+    Args:
+        model: a model with coders in its slots.
+        batches: what `model(**batch)` takes; run through twice.
+        candidates: thresholds tried per channel, evenly spaced in the logarithm.
+
+    Raises:
+        ValueError: for a model without coders, no batch, or no candidate.
+    """
+    found = dict(coders(model))
+    batches = list(batches)
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no coders to calibrate: call spikify first"
+        )
+    if not batches or candidates < 1:
+        raise ValueError(
+            "calibrate needs at least one batch and one candidate threshold, got "
+            f"{len(batches)} batches and candidates={candidates}"
+        )
+    fits = {coder: _ThresholdFit(coder, candidates) for coder in found.values()}
+    training = model.training
+    model.eval()
+    for look in (_ThresholdFit.see, _ThresholdFit.score):
+        with ExitStack() as hooks:
+            for coder, fit in fits.items():
+                hook = coder.register_forward_hook(_dense(partial(look, fit)))
+                hooks.callback(hook.remove)
+            for batch in batches:
+                model(**batch)
+    model.train(training)
+    for fit in fits.values():
+        fit.apply()
+
+
+def _dense(look: Callable[[Tensor], None]) -> Callable[..., Tensor]:
+    """A forward hook that looks at a coder's input and hands it on as the output."""
+
+    def hook(_coder: nn.Module, args: tuple[Tensor], _output: Tensor) -> Tensor:
+        look(args[0])
+        return args[0]
+
+    return hook
+
+
+class _ThresholdFit:
+    """The running coding error of each channel of one coder at each candidate."""
+
+    def __init__(self, coder: ATMNCoder, candidates: int) -> None:
+        self.coder = coder
+        a = coder.neuron.a
+        self.largest = torch.zeros_like(a)
+        self.shares = torch.logspace(
+            math.log10(_SMALLEST_SHARE),
+            math.log10(_LARGEST_SHARE),
+            candidates,
+            device=a.device,
+        )
+        self.errors = torch.zeros(candidates, *a.shape, device=a.device)
+
+    def thresholds(self) -> Float[Tensor, "candidates channels"]:
+        """The thresholds to choose from; 1 where a channel is always zero."""
+        full = self.largest / sum(self.coder.weights)
+        return torch.where(full > 0, self.shares[:, None] * full, 1.0)
+
+    def see(self, x: Float[Tensor, "*batch channels"]) -> None:
+        """Remember each channel's largest absolute value."""
+        largest = x.abs().flatten(0, -2).amax(0).to(self.largest)
+        torch.maximum(self.largest, largest, out=self.largest)
+
+    def score(self, x: Float[Tensor, "*batch channels"]) -> None:
+        """Add what each candidate threshold loses of `x`."""
+        wide = x.to(self.errors)
+        for error, v_threshold in zip(self.errors, self.thresholds(), strict=True):
+            code = unit_code(
+                wide,
+                v_threshold,
+                self.coder.weights,
+                tau=self.coder.tau,
+                fire_ratio=self.coder.fire_ratio,
+            )
+            residual = torch.addcmul(wide, code, v_threshold, value=-1.0)
+            error += residual.square_().flatten(0, -2).sum(0)
+
+    def apply(self) -> None:
+        """Give the coder the thresholds with the least error."""
+        best = self.errors.argmin(0, keepdim=True)
+        chosen = self.thresholds().gather(0, best).squeeze(0)
+        fitted = torch.where(self.largest > 0, chosen.log(), self.coder.neuron.a)
+        self.coder.neuron.a.copy_(fitted)

@@ -1,0 +1,129 @@
+"""Put ATMN neurons in the place of a SpikingJelly model's own."""
+
+import copy
+import math
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+from spikingjelly.activation_based import functional, neuron
+from torch import Tensor, nn
+
+from mar_snn.neurons.atmn import ATMNNode
+
+__all__ = ["replace_neurons"]
+
+_REPLACED = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
+_DYNAMICS = (
+    "materialize_states",
+    "single_step_functional_forward",
+    "multi_step_functional_forward",
+    "single_step_forward",
+    "multi_step_forward",
+    "forward",
+)
+
+
+def replace_neurons(
+    net: nn.Module,
+    neuron_class: Callable[..., nn.Module] = ATMNNode,
+    *,
+    soft_reset: bool = False,
+    **kwargs: Any,
+) -> int:
+    """How many IF, LIF and PLIF nodes of `net` became `neuron_class`, in place.
+
+    Each new node carries on with the threshold, time constant, surrogate, step mode,
+    `detach_reset`, `store_v_seq`, training mode and device of the old one, at rest.
+    SpikingJelly keeps 1 - 1 / tau of the membrane for each step, an ATMN node keeps
+    1 / tau: tau becomes tau / (tau - 1), and 1 for an IF node. Where the old node
+    divides its input by tau (`decay_input=True`), the threshold is multiplied by tau
+    instead, which fires the same spikes. A PLIF node's tau is frozen at its value.
+
+    A node shared by two layers stays shared. Subclasses that change the dynamics
+    (ILIF, LIAF, ...) are left alone. Build the optimiser afterwards, and pass the
+    outermost model, so that `functional.reset_net` finds the new nodes.
+
+    Args:
+        net: a model that contains the nodes.
+        neuron_class: `ATMNNode` or anything that takes its keyword arguments.
+        soft_reset: accept that nodes with a hard reset get a soft one.
+        kwargs: arguments of `neuron_class` that override what is carried over.
+
+    Raises:
+        ValueError: `net` is itself a node, or a node resets hard and `soft_reset` is
+            False; the model is then as it was.
+    """
+    if _is_replaceable(net):
+        raise ValueError(
+            f"net is itself a {type(net).__name__}, which cannot be replaced inside "
+            "itself: pass the model that contains it"
+        )
+    slots = [
+        (parent, name, node)
+        for parent in net.modules()
+        for name, node in parent._modules.items()
+        if node is not None and _is_replaceable(node)
+    ]
+    replacements: dict[nn.Module, nn.Module] = {}
+    for parent, name, node in slots:
+        if node in replacements:
+            continue
+        if node.v_reset is not None and not soft_reset:
+            raise ValueError(
+                f"{name!r} of {type(parent).__name__} is a {type(node).__name__} that "
+                f"resets to v_reset={node.v_reset}; an ATMN node resets by "
+                "subtraction: build the model with v_reset=None, or accept the change "
+                "with soft_reset=True"
+            )
+        settings = _settings(node) | copy.deepcopy(kwargs)
+        replacement = neuron_class(**settings).train(node.training)
+        tensors = chain(_tensors(node), parent.parameters(), net.parameters())
+        near = next(tensors, None)
+        replacements[node] = (
+            replacement if near is None else replacement.to(near.device)
+        )
+    for parent, name, node in slots:
+        setattr(parent, name, replacements[node])
+    for module in net.modules():
+        functional.invalidate_reset_cache(module)
+    return len(replacements)
+
+
+def _is_replaceable(module: nn.Module) -> bool:
+    """Whether `module` is an IF, LIF or PLIF node with the dynamics of its family."""
+    return any(
+        isinstance(module, family)
+        and all(
+            getattr(type(module), method) is getattr(family, method)
+            for method in _DYNAMICS
+        )
+        for family in _REPLACED
+    )
+
+
+def _settings(node: Any) -> dict[str, Any]:
+    """The arguments of an ATMN node that carries on where `node` stands."""
+    if isinstance(node, neuron.IFNode):
+        tau, input_gain = 1.0, 1.0
+    else:
+        if isinstance(node, neuron.LIFNode):
+            leak = 1.0 / node.tau
+        else:
+            leak = node.w.detach().double().sigmoid().item()
+        tau = 1.0 / (1.0 - leak) if leak < 1.0 else math.inf
+        input_gain = leak if node.decay_input else 1.0
+    return {
+        "tau": tau,
+        "v_threshold": float(node.v_threshold) / input_gain,
+        "surrogate_function": node.surrogate_function,
+        "detach_reset": node.detach_reset,
+        "step_mode": node.step_mode,
+        "store_v_seq": node.store_v_seq,
+    }
+
+
+def _tensors(node: Any) -> list[Tensor]:
+    """Parameters and membrane of a node: they know its device."""
+    memories = [memory for memory in node.memories() if isinstance(memory, Tensor)]
+    return [*node.parameters(), *memories]

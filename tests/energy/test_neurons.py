@@ -1,0 +1,195 @@
+"""What neurons cost, and that their spikes reach the layer behind them."""
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import nn
+
+from mar_snn.energy import OpCounts, SpikeOpCounter
+from mar_snn.neurons.atmn import ATMNNode
+from mar_snn.neurons.coder import ATMNCoder
+
+
+def fresh(node):
+    """The node in eval mode; a hook resets it, so that every pass starts from rest."""
+    node.register_forward_pre_hook(lambda module, _: functional.reset_net(module))
+    return node.eval()
+
+
+#: [T, N, *] = [2, 1, 3]; from rest an IF neuron of threshold 1 fires at 1.5 and 2
+X_SEQ = torch.tensor([[[1.5, -1.5, 0.0]], [[0.0, 0.0, 2.0]]])
+SIZE = 6  # elements over all steps
+
+
+@pytest.mark.parametrize(
+    ("node", "add", "mul", "cmp", "pos", "neg"),
+    [
+        # hard reset: fires at 1.5, and at 2.0 in step 2
+        (neuron.IFNode(step_mode="m"), 1, 0, 1, 2, 0),
+        # v + (x - v) / 2: 0.75 and 1.0, only the last reaches 1
+        (neuron.LIFNode(step_mode="m"), 1, 1, 1, 1, 0),
+        (neuron.ParametricLIFNode(step_mode="m"), 1, 1, 1, 1, 0),
+        # soft reset: the residual -0.5 of the second element stays below threshold
+        (neuron.TernaryIFNode(v_reset=None, step_mode="m"), 1, 0, 2, 2, 1),
+        (
+            neuron.TernaryLIFNode(decay_input=False, v_reset=None, step_mode="m"),
+            1,
+            1,
+            2,
+            2,
+            1,
+        ),
+        (ATMNNode(step_mode="m"), 1, 1, 2, 2, 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_a_node_costs_its_charge_its_comparisons_and_a_reset_for_each_spike(
+    count_model, node, add, mul, cmp, pos, neg
+):
+    counter = count_model(fresh(node), X_SEQ)
+    spikes = pos + neg
+    assert counter.total() == OpCounts(
+        add=add * SIZE + spikes, mul=mul * SIZE, cmp=cmp * SIZE
+    )
+    (firing,) = counter.run().firing.values()
+    assert (sum(firing.pos), sum(firing.neg)) == (pos, neg)
+    assert firing.elements == (3, 3)
+    (row,) = counter.rows()
+    assert (row.group, row.dense_ops) == ("neuron", OpCounts())
+
+
+def test_single_steps_cost_what_one_call_of_all_steps_costs():
+    single, multi = neuron.IFNode(), neuron.IFNode(step_mode="m")
+    with torch.no_grad(), SpikeOpCounter(single) as step_by_step:
+        for x in X_SEQ:
+            single(x)
+    with torch.no_grad(), SpikeOpCounter(multi) as at_once:
+        multi(X_SEQ)
+    assert step_by_step.total() == at_once.total()
+    # the calls of a single-step node are pooled as one step
+    (firing,) = step_by_step.run().firing.values()
+    assert (firing.pos, firing.elements, firing.time_steps) == ((2,), (6,), 1)
+
+
+def test_single_steps_of_atmn_declare_unit_spikes(count_model):
+    model = nn.Sequential(fresh(ATMNNode()), nn.Linear(3, 4, bias=False))
+    row = count_model(model, X_SEQ[0]).rows()[-1]
+    # +1 and -1, four outputs each; the dense layer: 3 · 4
+    assert row.ops == OpCounts(dense_mac=12, ac_add=4, ac_sub=4, sop_unit=8)
+    assert row.readout == "unit"
+
+
+@pytest.mark.parametrize("cls", [neuron.IFNode, neuron.TernaryIFNode])
+def test_an_analogue_surrogate_makes_no_spikes_and_has_no_price(cls):
+    smooth = surrogate.Sigmoid(spiking=False)
+    model = nn.Sequential(cls(surrogate_function=smooth), nn.Linear(3, 4, bias=False))
+    with torch.no_grad(), SpikeOpCounter(model) as counter:
+        model(X_SEQ[0])
+    assert counter.total() == OpCounts(dense_mac=12, mac=12)
+    assert counter.run().uncounted == {cls.__name__: 1}
+
+
+def test_a_subclass_of_a_node_needs_a_rule_of_its_own():
+    class Doubled(neuron.IFNode):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = nn.Sequential(Doubled(), nn.Linear(3, 4, bias=False))
+    with torch.no_grad(), SpikeOpCounter(model) as counter:
+        model(X_SEQ[0])
+    # the output is no unit spike: nothing may be counted as an accumulation
+    assert counter.total().mac == 12
+    assert counter.total().sop_unit == 0
+
+
+def test_a_coder_pays_for_its_steps_and_its_projection_for_each_plane(count_model):
+    coder = ATMNCoder(2, time_steps=3, tau=0.5, fire_ratio=1.0)
+    model = nn.Sequential(coder, nn.Linear(2, 5, bias=False))
+    # 1.5: fires (rest 0.5, doubled 1.0), fires (rest 0), silent: + + 0
+    # -1.2: fires (rest -0.2, doubled -0.4), silent (-0.8), silent: - 0 0
+    counter = count_model(model, torch.tensor([[1.5, -1.2]]))
+    neuron_row, projection = counter.rows()
+    # 2 elements: 2·3 comparisons, 3 - 1 leaks, and 3 spikes
+    assert neuron_row.ops == OpCounts(cmp=12, mul=4, add=3)
+    assert neuron_row.dense_ops == OpCounts()
+    # 2 and 1 spikes of 5 outputs; 2 rescalings of 5; once 2·5 in the dense layer
+    assert projection.ops == OpCounts(
+        dense_mac=10, ac_add=10, ac_sub=5, sop_unit=15, mul=10
+    )
+    (firing,) = counter.run().firing.values()
+    assert (firing.pos, firing.neg) == ((1, 1, 0), (1, 0, 0))
+    assert (firing.tau, firing.readout) == (0.5, "geometric")
+
+
+def test_counting_a_coder_changes_neither_its_value_nor_its_gradient():
+    coder = ATMNCoder(5, time_steps=4)
+    results = []
+    for counting in (False, True):
+        torch.manual_seed(0)
+        x = torch.randn(3, 5, requires_grad=True)
+        if counting:
+            with SpikeOpCounter(coder):
+                y = coder(x)
+        else:
+            y = coder(x)
+        y.square().sum().backward()
+        results.append((y, x.grad, coder.neuron.a.grad.clone()))
+        coder.zero_grad()
+    for plain, counted in zip(*results, strict=True):
+        assert torch.equal(plain, counted)
+
+
+def test_an_analogue_coder_has_no_price():
+    smooth = surrogate.ATan(spiking=False)
+    coder = ATMNCoder(2, surrogate_function=smooth, gradient="surrogate")
+    with torch.no_grad(), SpikeOpCounter(coder) as counter:
+        coder(torch.ones(1, 2))
+    assert counter.run().uncounted == {"ATMNCoder": 1}
+
+
+def test_a_spiking_network_over_time_is_counted_as_executed(count_model):
+    time_steps, batch = 3, 2
+    net = nn.Sequential(
+        layer.Conv2d(1, 2, 3, padding=1, bias=False, step_mode="m"),
+        layer.BatchNorm2d(2, step_mode="m"),
+        neuron.IFNode(step_mode="m"),
+        layer.MaxPool2d(2, step_mode="m"),
+        layer.Flatten(step_mode="m"),
+        layer.Linear(8, 3, step_mode="m"),
+        neuron.LIFNode(step_mode="m"),
+    ).eval()
+    net.register_forward_pre_hook(lambda module, _: functional.reset_net(module))
+    nn.init.ones_(net[0].weight)
+    x_seq = torch.ones(time_steps, batch, 1, 4, 4)
+    counter = count_model(net, x_seq)
+    conv, norm, first, pool, linear, second = counter.rows()
+    images = time_steps * batch
+    # analogue input: 4 corners · 4 + 8 edges · 6 + 4 inner · 9 taps = 100, 2 channels
+    assert conv.ops == OpCounts(dense_mac=200 * images, mac=200 * images)
+    # 2 · 4 · 4 values an image
+    assert norm.ops == OpCounts(mul=32 * images, add=32 * images)
+    # every sum is at least 4 and the norm starts as the identity: all fire at all steps
+    assert first.ops == OpCounts(add=64 * images, cmp=32 * images)
+    # 8 windows of 4
+    assert pool.ops == OpCounts(cmp=24 * images)
+    # 8 spikes an image reaching 3 outputs, and 3 biases
+    assert linear.ops == OpCounts(
+        dense_mac=24 * images,
+        ac_add=24 * images,
+        sop_unit=24 * images,
+        bias_add=3 * images,
+    )
+    assert linear.dense_ops.mac == 24 * images
+    assert [row.group for row in counter.rows()] == [
+        "Conv2d", "BatchNorm2d", "neuron", "MaxPool2d", "Linear", "neuron",
+    ]  # fmt: skip
+    assert second.ops.cmp == 3 * images
+
+
+def test_the_statistics_of_a_training_batch_norm_have_no_price():
+    norm = nn.BatchNorm1d(4)
+    with torch.no_grad(), SpikeOpCounter(norm) as counter:
+        norm(torch.rand(3, 4))
+    assert counter.total() == OpCounts()
+    (name,) = counter.run().uncounted
+    assert "batch_norm" in name

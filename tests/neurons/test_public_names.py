@@ -1,0 +1,14 @@
+"""What the package offers by name."""
+
+from mar_snn import neurons
+
+
+def test_the_package_offers_these_names():
+    assert neurons.__all__ == [
+        "ATMNCoder",
+        "ATMNNode",
+        "SpikeEvent",
+        "listen_to_spikes",
+        "replace_neurons",
+    ]
+    assert all(getattr(neurons, name).__doc__ for name in neurons.__all__)

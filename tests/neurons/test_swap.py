@@ -1,0 +1,192 @@
+"""Swapping neurons: what is carried over, converted, refused and left alone."""
+
+import copy
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import nn
+
+from mar_snn.neurons import ATMNNode, replace_neurons
+
+SOFT = {"v_reset": None}
+
+
+def swapped(node, **settings):
+    model = nn.Sequential(node)
+    assert replace_neurons(model, **settings) == 1
+    return model[0]
+
+
+def test_the_retained_fraction_is_the_same():
+    # SpikingJelly's LIF keeps 1 - 1/4, an IF everything, a PLIF 1 - 1/3
+    lif = swapped(neuron.LIFNode(tau=4.0, **SOFT))
+    assert 1.0 / lif.tau == pytest.approx(0.75)
+    assert swapped(neuron.IFNode(**SOFT)).tau == 1.0
+    plif = swapped(neuron.ParametricLIFNode(init_tau=3.0, **SOFT))
+    assert 1.0 / plif.tau == pytest.approx(2 / 3)
+
+
+def test_a_decayed_input_is_folded_into_the_threshold():
+    settings = {"tau": 4.0, "v_threshold": 0.5, **SOFT}
+    decayed = swapped(neuron.LIFNode(decay_input=True, **settings))
+    assert decayed.v_threshold.item() == pytest.approx(2.0)
+    plain = swapped(neuron.LIFNode(decay_input=False, **settings))
+    assert plain.v_threshold.item() == pytest.approx(0.5)
+    plif = neuron.ParametricLIFNode(init_tau=4.0, v_threshold=0.5, **SOFT)
+    assert swapped(plif).v_threshold.item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        neuron.IFNode(v_threshold=0.8, **SOFT),
+        neuron.LIFNode(tau=2.0, decay_input=True, v_threshold=0.5, **SOFT),
+        neuron.LIFNode(tau=4.0, decay_input=True, v_threshold=0.3, **SOFT),
+        neuron.LIFNode(tau=1.5, decay_input=False, v_threshold=0.7, **SOFT),
+        neuron.ParametricLIFNode(init_tau=3.0, v_threshold=0.5, **SOFT),
+    ],
+    ids=lambda node: type(node).__name__,
+)
+def test_positive_spikes_are_identical_while_nothing_falls_below_minus_v(node):
+    torch.manual_seed(0)
+    x_seq = torch.rand(12, 3, 7) * 1.4 - 0.1
+    model = nn.Sequential(copy.deepcopy(node))
+    functional.set_step_mode(model, "m")
+    expected = model(x_seq)
+    assert replace_neurons(model) == 1
+    assert 0.05 < expected.mean() < 0.95
+    assert torch.equal(model(x_seq), expected)
+
+
+def test_everything_else_is_carried_over():
+    node = neuron.LIFNode(
+        surrogate_function=surrogate.ATan(alpha=3.0),
+        detach_reset=True,
+        step_mode="m",
+        store_v_seq=True,
+        **SOFT,
+    ).eval()
+    new = swapped(node)
+    assert isinstance(new, ATMNNode)
+    assert new.surrogate_function is node.surrogate_function
+    assert (new.detach_reset, new.step_mode, new.store_v_seq) == (True, "m", True)
+    assert not new.training
+    assert new.v == 0.0
+
+
+def test_the_device_is_carried_over():
+    model = nn.Sequential(nn.Linear(2, 2), neuron.IFNode(**SOFT)).to("meta")
+    replace_neurons(model)
+    assert model[1].a.device.type == "meta"
+
+
+def test_arguments_override_what_is_carried_over():
+    new = swapped(
+        neuron.LIFNode(**SOFT), tau=0.5, v_threshold=3.0, num_channels=2, fire_ratio=0.5
+    )
+    assert (new.tau, new.fire_ratio, new.num_channels) == (0.5, 0.5, 2)
+    assert new.v_threshold.tolist() == pytest.approx([3.0, 3.0])
+
+
+def test_a_surrogate_given_once_is_not_shared():
+    model = nn.Sequential(neuron.IFNode(**SOFT), neuron.IFNode(**SOFT))
+    replace_neurons(model, surrogate_function=surrogate.ATan())
+    assert model[0].surrogate_function is not model[1].surrogate_function
+
+
+def test_another_class_can_be_put_in():
+    class Mine(ATMNNode):
+        pass
+
+    assert type(swapped(neuron.IFNode(**SOFT), neuron_class=Mine)) is Mine
+
+
+def test_nodes_are_found_at_any_depth_and_counted():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fire = neuron.IFNode(**SOFT)
+            self.spare = None
+            self.layers = nn.ModuleList([neuron.LIFNode(**SOFT)])
+            self.by_name = nn.ModuleDict({"x": neuron.ParametricLIFNode(**SOFT)})
+            self.container = layer.MultiStepContainer(neuron.IFNode(**SOFT))
+            self.register_module("empty", None)
+
+    model = nn.Sequential(Block(), nn.ReLU(), Block())
+    assert replace_neurons(model) == 8
+    kinds = {type(module) for module in model.modules()}
+    assert not kinds & {neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode}
+    assert replace_neurons(model) == 0
+
+
+def test_a_shared_node_is_replaced_once_and_stays_shared():
+    shared = neuron.IFNode(**SOFT)
+    model = nn.ModuleDict({"a": shared, "b": shared, "c": nn.Sequential(shared)})
+    assert replace_neurons(model) == 1
+    assert model["a"] is model["b"] is model["c"][0]
+    assert isinstance(model["a"], ATMNNode)
+
+
+def test_a_subclass_with_the_same_dynamics_is_replaced_and_others_are_left():
+    class Named(neuron.LIFNode):
+        def extra_repr(self):
+            return "mine"
+
+    model = nn.Sequential(
+        Named(**SOFT), neuron.ILIFNode(), neuron.TernaryLIFNode(), neuron.KLIFNode()
+    )
+    assert replace_neurons(model) == 1
+    assert [type(module).__name__ for module in model] == [
+        "ATMNNode",
+        "ILIFNode",
+        "TernaryLIFNode",
+        "KLIFNode",
+    ]
+
+
+def test_a_hard_reset_is_refused_and_nothing_is_changed():
+    model = nn.Sequential(neuron.IFNode(**SOFT), neuron.LIFNode())
+    with pytest.raises(
+        ValueError,
+        match=r"'1' of Sequential is a LIFNode that resets to v_reset=0.0.*"
+        r"v_reset=None.*soft_reset=True",
+    ):
+        replace_neurons(model)
+    assert type(model[0]) is neuron.IFNode
+
+
+def test_a_hard_reset_is_given_up_on_request():
+    new = swapped(neuron.LIFNode(), soft_reset=True)
+    assert isinstance(new, ATMNNode)
+    assert new.v_reset is None
+
+
+def test_a_node_alone_cannot_be_replaced_inside_itself():
+    with pytest.raises(ValueError, match=r"net is itself a LIFNode.*contains it"):
+        replace_neurons(neuron.LIFNode(**SOFT))
+
+
+def test_reset_net_finds_the_new_nodes():
+    # SpikingJelly remembers which modules to reset, of the model and of its parts
+    model = nn.Sequential(nn.Sequential(neuron.IFNode(**SOFT)))
+    old = model[0][0]
+    functional.reset_net(model)
+    functional.reset_net(model[0])
+    replace_neurons(model)
+    for part in (model, model[0]):
+        model(torch.ones(2))
+        assert isinstance(model[0][0].v, torch.Tensor)
+        functional.reset_net(part)
+        assert model[0][0].v == 0.0
+    assert old.v == 0.0
+
+
+def test_a_swapped_model_trains():
+    torch.manual_seed(0)
+    model = nn.Sequential(layer.Linear(5, 3), neuron.LIFNode(**SOFT))
+    functional.set_step_mode(model, "m")
+    replace_neurons(model)
+    model(torch.randn(4, 2, 5)).sum().backward()
+    assert model[1].a.grad.abs().item() > 0
+    assert model[0].weight.grad.abs().sum() > 0

@@ -1,0 +1,393 @@
+"""What each picture shows, read back from its artists."""
+
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from torch import nn
+
+from mar_snn import plots
+from mar_snn.energy import EnergyReport, SpikeOpCounter
+from mar_snn.energy.counts import Firing
+from mar_snn.neurons import ATMNNode
+
+PLUS, MINUS, WHITE = to_rgb("#D55E00"), to_rgb("#0072B2"), (1.0, 1.0, 1.0)
+LAYER = "backbone.layers.{}.{}_neuron"
+
+
+@pytest.fixture
+def ax():
+    figure, axes = plt.subplots(figsize=(9, 4))
+    yield axes
+    plt.close(figure)
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_is_left_open_or_shown(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: pytest.fail("a plot was shown"))
+    yield
+    plt.close("all")
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def firing(pos, neg, elements=100):
+    return Firing(pos=(pos,), neg=(neg,), elements=(elements,))
+
+
+def report(weights=10, per="run"):
+    """A report of an ATMN node that fires +1, -1, 0, 0 into 10 weights each."""
+    net = nn.Sequential(ATMNNode(tau=2.0), nn.Linear(4, weights, bias=False))
+    with SpikeOpCounter(net) as counter:
+        net(torch.tensor([[2.0, -2.0, 0.0, 0.5]]))
+    return counter.report(per=per, samples=1 if per == "sample" else None)
+
+
+DATA = {
+    "plot_spike_raster": lambda: torch.tensor([[1.0, 0.0], [0.0, -1.0]]),
+    "plot_firing_rates": lambda: {"1": firing(20, 10)},
+    "plot_thresholds": lambda: {"1": torch.tensor([1.0, 2.0])},
+    "plot_energy": report,
+    "plot_training": lambda: [{"loss": 2.0, "step": 1}, {"loss": 1.0, "step": 2}],
+}
+
+
+def test_every_public_plot_is_tested_here():
+    assert sorted(DATA) == plots.__all__
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_plot_draws_into_the_axes_it_is_given(name, ax):
+    assert getattr(plots, name)(DATA[name](), ax) is ax
+    assert plt.get_fignums() == [ax.figure.number]
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_plot_without_axes_makes_one_figure(name):
+    made = getattr(plots, name)(DATA[name]())
+    assert plt.get_fignums() == [made.figure.number]
+    made.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_axis_is_labelled(name, ax):
+    getattr(plots, name)(DATA[name](), ax)
+    assert ax.get_xlabel()
+    assert ax.get_ylabel() or [label.get_text() for label in ax.get_yticklabels()]
+
+
+# ---- rasters
+
+
+def test_a_small_raster_has_one_cell_for_each_spike(ax):
+    plots.plot_spike_raster(torch.tensor([[1, 0], [0, 0], [-1, 1]]), ax)
+    (image,) = ax.images
+    # neurons along the vertical axis from below, steps along the horizontal one
+    expected = [[PLUS, WHITE, MINUS], [WHITE, WHITE, PLUS]]
+    np.testing.assert_allclose(image.get_array(), expected, atol=1e-6)
+    assert image.origin == "lower"
+    assert list(image.get_extent()) == [-0.5, 2.5, -0.5, 1.5]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time step", "neuron")
+
+
+def test_the_drawn_pixels_are_the_spikes(ax):
+    # 5 steps of 3 neurons, read back from the middle of each cell on the canvas
+    spikes = torch.tensor(
+        [[1, 0, -1], [0, 0, 0], [-1, -1, 1], [0, 1, 0], [1, 1, 1]], dtype=torch.bfloat16
+    )
+    plots.plot_spike_raster(spikes, ax)
+    ax.figure.canvas.draw()
+    canvas = np.asarray(ax.figure.canvas.buffer_rgba())[..., :3]
+    colours = {1: PLUS, -1: MINUS, 0: WHITE}
+    for step, neuron in np.ndindex(5, 3):
+        x, y = ax.transData.transform((step, neuron)).astype(int)
+        expected = np.round(255 * np.array(colours[int(spikes[step, neuron])]))
+        np.testing.assert_allclose(canvas[len(canvas) - 1 - y, x], expected, atol=1)
+
+
+def test_the_legend_says_how_much_of_each_sign_there_is(ax):
+    plots.plot_spike_raster(torch.tensor([[1, 0, 0, 0], [1, -1, 0, 0]]), ax)
+    assert legend(ax) == ["+1 (25 %)", "\N{MINUS SIGN}1 (12.5 %)"]
+    colours = [patch.get_facecolor()[:3] for patch in ax.get_legend().get_patches()]
+    assert colours == [PLUS, MINUS]
+
+
+def test_four_spikes_among_eight_million_cells_are_visible():
+    spikes = torch.zeros(4000, 2000)
+    for step, neuron, sign in (
+        (9, 9, 1),
+        (2000, 1500, -1),
+        (3990, 9, 1),
+        (9, 1990, -1),
+    ):
+        spikes[step, neuron] = sign
+    ax = plots.plot_spike_raster(spikes)
+    (image,) = ax.images
+    coloured = (image.get_array() != 1.0).any(-1)
+    assert coloured.sum() == 4
+    # and they survive the drawing: their colour is on the canvas
+    ax.figure.canvas.draw()
+    canvas = np.asarray(ax.figure.canvas.buffer_rgba())[..., :3].astype(int)
+    box = ax.get_window_extent()
+    inside = canvas[-int(box.y1) + 1 : -int(box.y0) - 1, int(box.x0) + 2 : int(box.x1)]
+    for colour in (PLUS, MINUS):
+        near = np.abs(inside - np.round(255 * np.array(colour))).max(-1) <= 1
+        assert near.any()
+
+
+def test_the_cells_of_a_large_raster_are_where_its_spikes_are(ax):
+    # 1501 neurons share rows: the extent is a whole number of blocks, the axis is not
+    plots.plot_spike_raster(torch.ones(3, 1501, dtype=torch.int8), ax)
+    (image,) = ax.images
+    rows = image.get_array().shape[0]
+    per_row = -(-1501 // rows)
+    assert rows < 1501
+    assert list(image.get_extent()) == [-0.5, 2.5, -0.5, rows * per_row - 0.5]
+    assert ax.get_ylim() == (-0.5, 1500.5)
+    # never more cells than pixels, which drawing would drop
+    assert rows <= ax.get_window_extent().height
+
+
+def test_two_thousand_neurons_over_four_thousand_steps_are_drawn_fast():
+    noise = torch.rand(4000, 2000)
+    spikes = (noise < 0.12).float() - (noise > 0.88).float()
+    start = time.perf_counter()
+    plots.plot_spike_raster(spikes).figure.canvas.draw()
+    assert time.perf_counter() - start < 2.0
+
+
+def test_tokens_stand_below_their_steps(ax):
+    plots.plot_spike_raster(np.zeros((6, 2)), ax, tokens=["def", "add"])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["def", "add"]
+    assert list(ax.get_xticks()) == [1.0, 4.0]
+
+
+@pytest.mark.parametrize("tokens", [["a"] * 4, []])
+def test_tokens_that_do_not_divide_time_are_refused(tokens, ax):
+    with pytest.raises(ValueError, match="cannot be shared evenly") as error:
+        plots.plot_spike_raster(torch.zeros(6, 2), ax, tokens=tokens)
+    assert f"6 time steps cannot be shared evenly among {len(tokens)} tokens" in str(
+        error.value
+    )
+
+
+def test_a_refused_raster_leaves_no_figure_behind():
+    with pytest.raises(ValueError, match=r"must be \[T, N\]"):
+        plots.plot_spike_raster(torch.zeros(2, 3, 4))
+    assert plt.get_fignums() == []
+
+
+# ---- firing rates and thresholds
+
+
+def test_positive_spikes_rise_and_negative_ones_fall(ax):
+    rates = {
+        LAYER.format(1, "mixer.in"): firing(30, 5),
+        LAYER.format(0, "mixer.in"): firing(10, 20),
+        "readout": firing(0, 1),
+    }
+    plots.plot_firing_rates(rates, ax)
+    up, down = ax.containers
+    assert [bar.get_height() for bar in up] == [0.1, 0.3, 0.0]
+    assert [bar.get_height() for bar in down] == [-0.2, -0.05, -0.01]
+    assert [bar.get_x() + bar.get_width() / 2 for bar in up] == [0.0, 1.0, 3.0]
+    assert up[0].get_facecolor()[:3] == PLUS
+    assert down[0].get_facecolor()[:3] == MINUS
+    assert legend(ax) == ["+1", "\N{MINUS SIGN}1"]
+
+
+def test_falling_rates_are_not_negative_numbers(ax):
+    plots.plot_firing_rates({"1": firing(20, 20)}, ax)
+    labels = ax.yaxis.get_major_formatter().format_ticks([-0.2, 0.0, 0.05])
+    assert labels == ["0.2", "0", "0.05"]
+
+
+def test_no_neurons_are_refused(ax):
+    with pytest.raises(ValueError, match="firing holds no neuron"):
+        plots.plot_firing_rates({}, ax)
+    with pytest.raises(ValueError, match="thresholds holds no neuron"):
+        plots.plot_thresholds({}, ax)
+
+
+def test_a_box_holds_half_of_the_thresholds(ax):
+    # 1, 2, ..., 101: quartiles 26 and 76, median 51, whiskers at 2 and 100
+    thresholds = {
+        LAYER.format(0, "mlp.in"): torch.arange(1.0, 102.0).bfloat16(),
+        LAYER.format(1, "mlp.in"): np.full(3, 7.0),
+    }
+    plots.plot_thresholds(thresholds, ax)
+    box = ax.patches[0].get_path().vertices
+    assert (box[:, 1].min(), box[:, 1].max()) == (26.0, 76.0)
+    heights = [sorted(set(line.get_ydata())) for line in ax.lines]
+    assert heights == [[2.0, 26.0], [76.0, 100.0], [51.0], [7.0], [7.0], [7.0]]
+    assert ax.get_yscale() == "log"
+
+
+def test_thresholds_that_need_a_gradient_are_drawn(ax):
+    node = ATMNNode(v_threshold=3.0, num_channels=5)
+    plots.plot_thresholds({"1": node.v_threshold}, ax)
+    assert sum(line.get_ydata() == pytest.approx([3.0, 3.0]) for line in ax.lines) == 3
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.0], [-1.0], [float("nan")], []])
+def test_thresholds_that_are_not_above_zero_are_refused(values, ax):
+    with pytest.raises(ValueError, match=r"pass `node\.v_threshold`, not its"):
+        plots.plot_thresholds({"1": torch.tensor(values)}, ax)
+
+
+def test_thresholds_close_together_have_several_numbers_beside_them(ax):
+    # their middle is sqrt(0.7 * 1.2) = 0.917, and the axis goes 2.5 times up and down
+    plots.plot_thresholds({"1": torch.tensor([0.7]), "3": torch.tensor([1.2])}, ax)
+    low, high = ax.get_ylim()
+    assert (low, high) == pytest.approx((0.367, 2.291), abs=1e-3)
+    ax.figure.canvas.draw()
+    numbers = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+    shown = [text.get_text() for y, text in numbers if low <= y <= high]
+    assert shown == ["0.5", "1", "2"]
+
+
+# ---- energy
+
+
+def test_energy_is_drawn_beside_the_baseline(ax):
+    # 2 spikes meet 10 weights: 20 * 0.9 pJ; dense 40 * 4.6 pJ
+    counted = report()
+    plots.plot_energy(counted, ax)
+    baseline, spiking = ax.containers
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == list(counted.groups) == ["neuron", "Linear"]
+    neuron_pj = counted.groups["neuron"].energy_pj
+    assert neuron_pj > 0.0
+    assert [b.get_width() for b in baseline] == pytest.approx([0.0, 184.0])
+    assert [b.get_width() for b in spiking] == pytest.approx([neuron_pj, 18.0])
+    assert legend(ax) == ["dense", "spiking"]
+    assert ax.get_xlabel() == "modelled energy per run (pJ)"
+    # bars of one group side by side, the first group at the top
+    assert ax.yaxis_inverted()
+    assert baseline[0].get_y() < spiking[0].get_y() < baseline[1].get_y()
+    shown = [text.get_text() for text in ax.texts]
+    assert shown == ["0", "184", f"{neuron_pj:.3g}", "18"]
+
+
+def test_the_title_says_what_the_figures_are(ax):
+    counted = report(per="sample")
+    plots.plot_energy(counted, ax)
+    spiking = f"{counted.energy_pj:.3g} pJ spiking"
+    assert ax.get_title(loc="left") == (
+        f"Modelled energy per sample: {spiking}, 184 pJ dense, ratio "
+        f"{184 / counted.energy_pj:.3g}\nprofile horowitz-45nm-fp32; not a measurement"
+    )
+
+
+def test_a_thousand_times_the_weights_are_drawn_in_nanojoules(ax):
+    plots.plot_energy(report(weights=10_000), ax)
+    baseline, spiking = ax.containers
+    assert baseline[1].get_width() == pytest.approx(184.0)
+    assert spiking[1].get_width() == pytest.approx(18.0)
+    assert ax.get_xlabel() == "modelled energy per run (nJ)"
+    assert "184 nJ dense" in ax.get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    ("energy_pj", "unit"),
+    [
+        (0.0, "pJ"),
+        (999.0, "pJ"),
+        (1e3, "nJ"),
+        (2e6, "µJ"),
+        (3e9, "mJ"),
+        (4e12, "J"),
+        (5e15, "J"),
+    ],
+)
+def test_the_unit_leaves_a_digit_before_the_point(energy_pj, unit):
+    assert plots._energy_unit(energy_pj)[1] == unit
+
+
+def test_a_report_of_nothing_is_refused(ax):
+    with SpikeOpCounter(nn.Identity()) as counter:
+        pass
+    with pytest.raises(ValueError, match="the report has no operations"):
+        plots.plot_energy(counter.report(per="run"), ax)
+
+
+def test_a_report_without_its_methodology_is_refused(ax):
+    whole = report()
+    bare = EnergyReport(**{**vars(whole), "methodology": {}})
+    with pytest.raises(ValueError, match="without its methodology block"):
+        plots.plot_energy(bare, ax)
+
+
+# ---- training
+
+HISTORY = [
+    {"loss": 2.0, "forward_kl": 0.5, "reverse_kl": 0.25, "step": 1, "epoch": 0.1},
+    {"loss": 1.0, "forward_kl": 0.4, "firing_rate": 0.25, "step": 2},
+    {"eval_loss": 1.5, "step": 2},
+    {"loss": float("nan"), "firing_rate": 0.2, "step": 3},
+    {"train_runtime": 12.0, "step": 3},
+]
+
+
+def curves(ax):
+    return {
+        line.get_label(): list(zip(*line.get_data(), strict=True)) for line in ax.lines
+    }
+
+
+def test_the_terms_of_the_loss_are_drawn_by_step(ax):
+    plots.plot_training(HISTORY, ax)
+    assert curves(ax) == {
+        "loss": [(1, 2.0), (2, 1.0)],
+        "forward KL": [(1, 0.5), (2, 0.4)],
+        "reverse KL": [(1, 0.25)],
+        "held-out loss": [(2, 1.5)],
+    }
+    assert ax.get_yscale() == "log"
+    assert ax.get_xlabel() == "optimiser step"
+
+
+def test_a_single_value_is_a_dot(ax):
+    plots.plot_training(HISTORY, ax)
+    markers = {line.get_label(): line.get_marker() for line in ax.lines}
+    assert markers["reverse KL"] == "o"
+    assert markers["loss"] in ("", "None")
+
+
+def test_the_firing_rate_has_an_axis_of_its_own_from_zero(ax):
+    plots.plot_training(HISTORY, ax)
+    _, twin = ax.figure.axes
+    assert curves(twin) == {"firing rate": [(2, 0.25), (3, 0.2)]}
+    assert twin.get_ylim() == (0.0, 1.25 * 0.25)
+    assert legend(ax)[-1] == "firing rate"
+
+
+def test_a_single_firing_rate_is_a_dot(ax):
+    plots.plot_training(HISTORY[:2], ax)
+    (line,) = ax.figure.axes[1].lines
+    assert line.get_marker() == "o"
+
+
+def test_a_history_without_firing_rates_has_one_axis(ax):
+    plots.plot_training([{"loss": 1.0, "step": 1}], ax)
+    assert ax.figure.axes == [ax]
+    assert legend(ax) == ["loss"]
+
+
+def test_zero_is_left_out_of_a_logarithmic_axis(ax):
+    plots.plot_training([{"loss": 0.0, "step": 1}, {"loss": 1.0, "step": 2}], ax)
+    assert curves(ax) == {"loss": [(2, 1.0)]}
+
+
+@pytest.mark.parametrize(
+    "history", [[], [{"loss": 0.0, "step": 1}], [{"firing_rate": 0.2, "step": 1}]]
+)
+def test_a_history_without_a_loss_is_refused(history, ax):
+    with pytest.raises(ValueError, match=r"pass trainer\.state\.log_history"):
+        plots.plot_training(history, ax)
