@@ -27,7 +27,6 @@ from mar_snn.plot_layout import (
     legend_above,
     new_axes,
     pixels,
-    tidy,
 )
 from mar_snn.spike_image import Array, as_array, spike_image, unit_spikes
 
@@ -213,8 +212,7 @@ def plot_energy(report: EnergyReport, ax: Axes | None = None) -> Axes:
     ax.margins(x=0.1)
     ax.set_xlabel(f"modelled energy per {report.per} ({unit})")
     ax.set_title(_energy_title(report), loc="left", fontsize="medium")
-    ax.legend(frameon=False, loc="lower right")
-    tidy(ax)
+    legend_above(ax)
     return ax
 
 

@@ -2,7 +2,7 @@
 
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
 from torch import Tensor
 
 __all__ = ["collate", "load_text", "pack", "standard_library_text"]
@@ -106,7 +107,10 @@ def _load(source: str) -> DatasetDict:
                 f"--train_data must end in {', '.join(_FORMATS)} (or .gz after it), "
                 f"got {path.name}"
             )
-        return load_dataset(_FORMATS[suffix], data_files=str(path))
+        try:
+            return load_dataset(_FORMATS[suffix], data_files=str(path))
+        except DatasetsError as error:
+            raise ValueError(f"{source} holds no {suffix} data: {error}") from error
     if path.is_dir():
         saved = load_from_disk(source) if _is_saved(path) else load_dataset(source)
         return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
@@ -135,7 +139,7 @@ def pack(texts: Dataset, tokenizer: Any, length: int, *, column: str = "text") -
         ValueError: where the texts do not fill one row.
     """
 
-    def cut(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+    def cut(rows: Mapping[str, list[str]]) -> dict[str, list[list[int]]]:
         # the tokenizer warns of texts longer than the model: they are cut right here
         encoded = tokenizer(rows[column], add_special_tokens=False, verbose=False)
         ids = [i for text in encoded["input_ids"] for i in (*text, tokenizer.eos_token_id)]

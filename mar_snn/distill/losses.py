@@ -10,6 +10,7 @@ With p the teacher and q the student,
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -33,13 +34,13 @@ class BidirectionalKL(NamedTuple):
 
 def bidirectional_kl(
     student_logits: Float[Tensor, "*tokens vocab"],
-    teacher_logits: Float[Tensor, "*tokens vocab"],
+    teacher_logits: Float[Tensor, "*tokens teacher_vocab"],
     labels: Int[Tensor, "*tokens"] | None = None,
     *,
     alpha: float = 0.2,
     beta: float = 0.7,
     temperature: float = 1.0,
-    num_items: Float[Tensor, ""] | Int[Tensor, ""] | float | None = None,
+    num_items: Tensor | float | int | None = None,
 ) -> BidirectionalKL:
     """α·KL(teacher‖student) + β·KL(student‖teacher), the mean over tokens that count.
 
@@ -69,8 +70,7 @@ def bidirectional_kl(
         )
     if temperature <= 0:
         raise ValueError(f"temperature must be above zero, got {temperature}")
-    wide = student_logits.double if student_logits.dtype.itemsize == 8 else None
-    student = wide() if wide else student_logits.float()
+    student = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
     log_q = F.log_softmax(student / temperature, dim=-1)
     log_p = F.log_softmax(teacher_logits.detach().to(log_q) / temperature, dim=-1)
     gap = log_p - log_q
@@ -86,12 +86,12 @@ def bidirectional_kl(
 
 
 def feature_alignment(
-    student_features: Sequence[Float[Tensor, "*tokens D"]],
-    teacher_features: Sequence[Float[Tensor, "*tokens D"]],
+    student_features: Sequence[Float[Tensor, "*tokens _"]],
+    teacher_features: Sequence[Float[Tensor, "*tokens _"]],
     mask: Bool[Tensor, "*tokens"] | None = None,
     *,
     distance: str = "rms",
-    num_items: Float[Tensor, ""] | Int[Tensor, ""] | float | None = None,
+    num_items: Tensor | float | int | None = None,
 ) -> Float[Tensor, ""]:
     """The distance of features, the mean over layers and the tokens that count.
 
@@ -134,7 +134,7 @@ def feature_alignment(
 def _token_mean(
     values: Float[Tensor, "*tokens"],
     mask: Bool[Tensor, "*tokens"] | None,
-    num_items: Tensor | float | None,
+    num_items: Tensor | float | int | None,
 ) -> Float[Tensor, ""]:
     """The sum over the tokens that count, divided by their number or `num_items`."""
     if mask is None:

@@ -6,11 +6,11 @@ without this block does not render.
 
 import platform
 from collections import Counter
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
-import mar_snn
 from mar_snn.energy.counts import CountedRun
 from mar_snn.energy.profiles import EnergyProfile
 from mar_snn.energy.rules import RULES_VERSION
@@ -56,7 +56,7 @@ def write_methodology(
     uncounted = sum(run.uncounted.values())
     return {
         "quantity": "modelled",
-        "tool": f"mar_snn {mar_snn.__version__}",
+        "tool": f"mar_snn {version('mar-snn')}",
         "rules": RULES_VERSION,
         "torch": torch.__version__,
         "python": platform.python_version(),

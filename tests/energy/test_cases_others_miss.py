@@ -145,7 +145,7 @@ def test_nothing_is_read_from_the_device_before_the_report(mode):
         ATMNCoder(4, time_steps=3),
         layer.Linear(4, 2),
     ).eval()
-    x = torch.randn(3, 2, 4, 4)
+    x = 20 * torch.randn(3, 2, 4, 4)
     with pytest.raises(AssertionError, match="waits for the device"), NoReading():
         x.sum().item()
     with mode(), NoReading(), SpikeOpCounter(net) as counter:
