@@ -1,7 +1,6 @@
 """Every test starts from the same seed, and from memory that shows when it is read."""
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 # no test needs a hub or a screen; set before the libraries read it
@@ -36,7 +35,7 @@ def _same_seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh memory is NaN: whoever reads it before writing shows in the result."""
 
     def poison(make: Any) -> Any:
@@ -50,4 +49,3 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
-    yield

@@ -1,7 +1,7 @@
-"""Turn a dense Llamba into a spiking one: spikify, calibrate, distil, measure, draw.
+r"""Turn a dense Llamba into a spiking one: spikify, calibrate, distil, measure, draw.
 
     python examples/distill_llamba.py                                # the tiny teacher
-    python examples/distill_llamba.py --teacher cartesia-ai/Llamba-1B \\
+    python examples/distill_llamba.py --teacher cartesia-ai/Llamba-1B \
         --tokenizer meta-llama/Llama-3.2-1B --train_data my_texts.jsonl --bf16
 
 Ctrl-C leaves a checkpoint; --resume_from_checkpoint last goes on from it. All of
@@ -258,7 +258,9 @@ def load_teacher(options: DistillArguments) -> tuple[Any, Any]:
             f"transformers can load: {str(error).splitlines()[0]}"
         ) from error
     if getattr(teacher.config, "spiking", None) is not None:
-        raise ValueError(f"--teacher {options.teacher} spikes already: give a dense one")
+        raise ValueError(
+            f"--teacher {options.teacher} spikes already: give a dense one"
+        )
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or options.teacher)
     if len(tokenizer) > teacher.config.vocab_size:
         raise ValueError(
@@ -395,9 +397,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def result_table(
-    metrics: dict[str, Any], report: EnergyReport, output: Path
-) -> Table:
+def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) -> Table:
     """The one table that says how it went."""
     perplexities = metrics["perplexity"]
     table = Table(title="Dense teacher and spiking student", show_header=False)
@@ -415,10 +415,10 @@ def result_table(
         )
     table.add_section()
     table.add_row("firing rate per micro-step", f"{metrics['firing_rate']:.3f}")
+    table.add_row("sign balance (+ - -)/(+ + -)", f"{metrics['sign_balance']:+.3f}")
     table.add_row(
-        "sign balance (+ - -)/(+ + -)", f"{metrics['sign_balance']:+.3f}"
+        "synaptic operations per token", f"{metrics['synops_per_token']:,.0f}"
     )
-    table.add_row("synaptic operations per token", f"{metrics['synops_per_token']:,.0f}")
     table.add_section()
     for name, joules in (
         ("dense", report.baseline_pj),

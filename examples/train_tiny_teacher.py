@@ -129,13 +129,13 @@ definition: `mar_snn.distill.data.standard_library_text` |
 | held-out loss | {loss:.4f} nats a token, perplexity {math.exp(loss):.2f}, rows of \
 {args.max_length} tokens |
 | training | {args.num_train_epochs:g} epochs, batch \
-{args.per_device_train_batch_size} × {args.max_length} tokens, AdamW \
+{args.per_device_train_batch_size} x {args.max_length} tokens, AdamW \
 {args.learning_rate:g}, {args.lr_scheduler_type}, weight decay {args.weight_decay:g}, \
 bfloat16 autocast |
 | seed | {args.seed} |
 | versions | torch {torch.__version__}, transformers {transformers.__version__} |
 
-Its text is Python source and documentation under the PSF licence; it knows nothing else.
+Its text is Python source and documentation under the PSF licence; it knows no other.
 """
 
 

@@ -17,7 +17,7 @@ from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
 from mar_snn.neurons.coder import ATMNCoder, unit_code
-from mar_snn.neurons.spikes import listen_to_spikes
+from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 
 __all__ = ["SITES", "SpikingConfig", "calibrate", "coders", "fill_slots", "spikify"]
 
@@ -92,7 +92,7 @@ class SpikingConfig:
         )
 
 
-def fill_slots(backbone: nn.Module, config: SpikingConfig) -> None:
+def fill_slots(backbone: Any, config: SpikingConfig) -> None:
     """Give every slot of `backbone.layers` what `config` says: a coder or nothing.
 
     Raises:
@@ -148,10 +148,11 @@ def _assert_every_coder_fires(model: Any) -> None:
     training = model.training
     ids = torch.arange(4, device=model.device)[None]
     for mode in (True, False):
-        reached: set[nn.Module] = set()
+        events: list[SpikeEvent] = []
         model.train(mode)
-        with torch.no_grad(), listen_to_spikes(lambda e: reached.add(e.neuron)):
+        with torch.no_grad(), listen_to_spikes(events.append):
             model(input_ids=ids)
+        reached = {event.neuron for event in events}
         silent = [name for name, coder in coders(model) if coder not in reached]
         if silent:
             raise RuntimeError(

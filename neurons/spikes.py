@@ -22,7 +22,7 @@ class SpikeEvent(NamedTuple):
     neuron: nn.Module
     #: unit spikes -1, 0, +1, [T, ...]
     spike_seq: Num[Tensor, " T *neurons"]
-    #: the tensor handed to the next layer: the spikes themselves, or their decoded value
+    #: what the next layer gets: the spikes themselves, or their decoded value
     output: Tensor
 
 

@@ -202,7 +202,9 @@ def test_calibration_says_what_it_misses(model, batch):
         calibrate(model, [batch], candidates=0)
 
 
-def test_a_projection_of_the_decoded_value_is_the_sum_over_the_spike_planes(model, batch):
+def test_a_projection_of_the_decoded_value_is_the_sum_over_the_spike_planes(
+    model, batch
+):
     """What the energy of the spiking model rests on: W y = V-scaled sum of W s[t]."""
     spikify(model, SpikingConfig(sites=("mlp.out",), layers=(0,)))
     calibrate(model, [batch])

@@ -129,7 +129,9 @@ def _is_saved(path: Path) -> bool:
     return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
-def pack(texts: Dataset, tokenizer: Any, length: int, *, column: str = "text") -> Dataset:
+def pack(
+    texts: Dataset, tokenizer: Any, length: int, *, column: str = "text"
+) -> Dataset:
     """Rows of `input_ids` of exactly `length` tokens, an end-of-text after each text.
 
     Texts are joined in their order and cut; the rest of each thousand of texts, shorter
@@ -142,7 +144,9 @@ def pack(texts: Dataset, tokenizer: Any, length: int, *, column: str = "text") -
     def cut(rows: Mapping[str, list[str]]) -> dict[str, list[list[int]]]:
         # the tokenizer warns of texts longer than the model: they are cut right here
         encoded = tokenizer(rows[column], add_special_tokens=False, verbose=False)
-        ids = [i for text in encoded["input_ids"] for i in (*text, tokenizer.eos_token_id)]
+        ids = [
+            i for text in encoded["input_ids"] for i in (*text, tokenizer.eos_token_id)
+        ]
         starts = range(0, len(ids) - length + 1, length)
         return {"input_ids": [ids[start : start + length] for start in starts]}
 
@@ -151,13 +155,13 @@ def pack(texts: Dataset, tokenizer: Any, length: int, *, column: str = "text") -
     )
     if not len(packed):
         raise ValueError(
-            f"{len(texts)} texts do not fill one row of {length} tokens; give more text "
-            "or a smaller --max_length"
+            f"{len(texts)} texts do not fill one row of {length} tokens; give more "
+            "text or a smaller --max_length"
         )
     return packed
 
 
 def collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-    """A batch of packed rows: `input_ids` and, the same, `labels`; models shift them."""
+    """A batch of packed rows: `input_ids` and the same as `labels`; models shift."""
     ids = torch.tensor([row["input_ids"] for row in rows])
     return {"input_ids": ids, "labels": ids}

@@ -18,7 +18,7 @@ __all__ = ["perplexity"]
 def perplexity(
     model: Any, rows: Dataset, *, batch_size: int = 8, desc: str = "Evaluating"
 ) -> float:
-    """exp of the mean negative log-likelihood of every token but the first of its row.
+    """Exp of the mean negative log-likelihood of every token but the first of its row.
 
     Args:
         model: a causal language model of transformers.

@@ -1,12 +1,9 @@
 """SBDSTrainer: distils a spiking student from its dense teacher (arXiv 2601.21503)."""
 
 import copy
-import signal
-import threading
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,13 +13,11 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_callback import ProgressCallback
 
+from mar_snn.distill.callbacks import InterruptCallback, TermsOnTheBar
 from mar_snn.distill.features import FEATURE_POINTS, norms, record_features
 from mar_snn.distill.losses import DISTANCES, bidirectional_kl, feature_alignment
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
@@ -83,10 +78,14 @@ class SBDSConfig(TrainingArguments):
                 f"feature_distance must be one of {', '.join(DISTANCES)}, got "
                 f"{self.feature_distance!r}"
             )
-        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        # its name up to transformers 5.22 and after
+        checkpointing = self.gradient_checkpointing_kwargs or getattr(
+            self, "activation_checkpointing_kwargs", None
+        )
+        if (checkpointing or {}).get("use_reentrant"):
             raise ValueError(
                 "reentrant gradient checkpointing gives wrong gradients for features "
-                "taken by hooks: set gradient_checkpointing_kwargs="
+                "taken by hooks: set activation_checkpointing_kwargs="
                 "{'use_reentrant': False}"
             )
 
@@ -141,11 +140,11 @@ class SBDSTrainer(Trainer):
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
         self.teacher_model = teacher_model.to(args.device).eval().requires_grad_(False)
         self._terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
-        self._interrupt = _InterruptCallback()
+        self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
         # one bar with the terms of the loss behind it, instead of a line for each entry
         if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(_TermsOnTheBar)
+            self.add_callback(TermsOnTheBar)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """What Trainer.train returns.
@@ -182,16 +181,18 @@ class SBDSTrainer(Trainer):
             teacher_logits = self.teacher_model(**inputs, use_cache=False).logits
         with ExitStack() as stack:
             if aligned:
-                given = stack.enter_context(
-                    record_features(model, args.feature_points)
-                )
+                given = stack.enter_context(record_features(model, args.feature_points))
             if model.training and self._logs_spikes():
                 stack.enter_context(listen_to_spikes(self._count_spikes))
             outputs = model(**inputs, use_cache=False)
         mask = labels != -100
         tokens = mask.sum()
-        num_items = tokens.clamp(min=1) if num_items_in_batch is None else (
-            torch.as_tensor(num_items_in_batch, device=labels.device).clamp(min=1)
+        num_items = (
+            tokens.clamp(min=1)
+            if num_items_in_batch is None
+            else (
+                torch.as_tensor(num_items_in_batch, device=labels.device).clamp(min=1)
+            )
         )
         divergence = bidirectional_kl(
             outputs.logits,
@@ -281,54 +282,3 @@ def _check_pair(
             "cannot be aligned; set feature_weight=0 or use a teacher of the same "
             f"architecture, got {type(model).__name__} and {type(teacher).__name__}"
         )
-
-
-class _TermsOnTheBar(ProgressCallback):  # type: ignore[misc]
-    """transformers' progress bar, with the newest log entry behind it."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self.training_bar is not None and logs is not None:
-            shown = ("loss", "forward_kl", "reverse_kl", "features", "firing_rate")
-            terms = {name: f"{logs[name]:.3g}" for name in shown if name in logs}
-            self.training_bar.set_postfix(terms)
-
-
-class _InterruptCallback(TrainerCallback):  # type: ignore[misc]
-    """While entered, turns the first Ctrl-C into a checkpoint at the end of the step."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
-
-    def __enter__(self) -> None:
-        self.requested = False
-        # Python allows signal handlers in the main thread only
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._request)
-
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        if self.requested:
-            control.should_save = control.should_training_stop = True
-
-    def _request(self, _number: int, _frame: FrameType | None) -> None:
-        # a second Ctrl-C does what it always does
-        signal.signal(signal.SIGINT, self._previous)
-        self.requested = True

@@ -9,8 +9,12 @@ from mar_snn.spiking import SpikingConfig
 
 __all__ = ["LlambaConfig"]
 
-_MLP_DEFAULTS = {"intermediate_size": 8192, "bias": False, "act_fn": "silu"}
-_SSM_DEFAULTS = {
+_MLP_DEFAULTS: dict[str, Any] = {
+    "intermediate_size": 8192,
+    "bias": False,
+    "act_fn": "silu",
+}
+_SSM_DEFAULTS: dict[str, Any] = {
     "d_state": 64,
     "n_v_heads": 32,
     "n_qk_heads": 32,
@@ -81,7 +85,9 @@ class LlambaConfig(PreTrainedConfig):
         self.mlp_cfg = _MLP_DEFAULTS | (mlp_cfg or {})
         self.ssm_cfg = _SSM_DEFAULTS | (ssm_cfg or {})
         self.use_cache = use_cache
-        self.spiking = SpikingConfig(**spiking) if isinstance(spiking, dict) else spiking
+        self.spiking = (
+            SpikingConfig(**spiking) if isinstance(spiking, dict) else spiking
+        )
         super().__init__(**kwargs | {"tie_word_embeddings": tie_embeddings})
         heads, groups = self.ssm_cfg["n_v_heads"], self.ssm_cfg["n_qk_heads"]
         if self.d_inner % heads or heads % groups:

@@ -73,7 +73,7 @@ class CausalConv1d(nn.Conv1d):
 
 
 class LlambaMixer(nn.Module):
-    """The discrete Mamba-2 mixer: out_proj(scan(conv(in_proj(u))) * silu(z + z_bias))."""
+    """Discrete Mamba-2: out_proj(scan(conv(in_proj(u))) * silu(z + z_bias))."""
 
     def __init__(self, config: LlambaConfig) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class LlambaMixer(nn.Module):
         layer_idx: int = 0,
         mask: Int[Tensor, "B L 1"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """The mixed tokens; `mask` is 0 on padding, which must come before the tokens."""
+        """The mixed tokens; `mask` is 0 on padding, which must come before them."""
         conv_state = cache.conv_states[layer_idx] if cache else None
         ssm_state = cache.ssm_states[layer_idx] if cache else None
         if mask is not None:
@@ -306,7 +306,7 @@ def _token_mask(
 
 
 class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
-    """Llamba with a language-model head; dense, or spiking where config.spiking is set."""
+    """Llamba with a language-model head; spiking where config.spiking is set."""
 
     def __init__(self, config: LlambaConfig) -> None:
         super().__init__(config)

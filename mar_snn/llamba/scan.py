@@ -4,8 +4,8 @@
     y[t] = S[t] C[t]
 
 which is Mamba-2's state-space duality (arXiv 2405.21060) with the decay taken from the
-token alone and the input not scaled by it (Llamba, arXiv 2502.14458). The skip D x[t] is
-added by `LlambaScan`.
+token alone and the input not scaled by it (Llamba, arXiv 2502.14458). `LlambaScan` adds
+the skip D x[t].
 
 B batch · L tokens · H heads · G groups of heads that share B and C · P head size ·
 N state size · Q chunk. The arithmetic is float32, float64 where the input is.
@@ -118,7 +118,7 @@ def _decay_matrix(total: Float[Tensor, "*batch Q"]) -> Float[Tensor, "*batch Q Q
 
 
 class LlambaScan(nn.Module):
-    """y[t] = S[t] C[t] + D x[t] with decay a = sigmoid(-A_log), as Llamba's mixer has it.
+    """y[t] = S[t] C[t] + D x[t] with the decay a = sigmoid(-A_log) of Llamba's mixer.
 
     A module of its own, without parameters, so that counters can price it as a whole.
     """

@@ -69,8 +69,9 @@ def test_json_lines_are_read_and_split(tmp_path, name):
     splits = load_text(str(path), "body", seed=1)
     assert (len(splits["train"]), len(splits["heldout"])) == (38, 2)
     assert set(splits["train"]["body"]).isdisjoint(splits["heldout"]["body"])
-    assert load_text(str(path), "body", seed=1)["heldout"]["body"] == (
-        splits["heldout"]["body"]
+    assert (
+        load_text(str(path), "body", seed=1)["heldout"]["body"]
+        == (splits["heldout"]["body"])
     )
 
 

@@ -64,7 +64,11 @@ def test_gradients_through_recorded_features_survive_checkpointing(student):
         sum(f.square().sum() for f in features.values()).backward()
         assert len(features) == 5
         gradients.append(
-            {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None}
+            {
+                n: p.grad.clone()
+                for n, p in student.named_parameters()
+                if p.grad is not None
+            }
         )
     torch.testing.assert_close(gradients[1], gradients[0])
 

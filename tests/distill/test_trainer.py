@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from mar_snn.distill import (
+    SBDSConfig,
     SBDSTrainer,
     TrainingInterrupted,
     bidirectional_kl,
@@ -25,6 +26,12 @@ RATES = {
     "firing_rate/mlp.in",
     "firing_rate/mlp.out",
 }
+#: The argument's name up to transformers 5.22, and after.
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if hasattr(SBDSConfig, "activation_checkpointing")
+    else "gradient_checkpointing"
+)
 
 
 def trainer(student, teacher, args, rows, **kwargs) -> SBDSTrainer:
@@ -53,8 +60,12 @@ def test_the_loss_is_that_of_the_pure_functions(student, teacher, config, rows):
 
 def test_training_lowers_the_loss_and_logs_every_term(student, teacher, config, rows):
     before = copy.deepcopy(teacher.state_dict())
-    sbds = trainer(student, teacher, config(max_steps=20, spike_logging_steps=3), rows)
+    args = config(max_steps=20, spike_logging_steps=3, learning_rate=2e-3)
+    sbds = trainer(student, teacher, args, rows)
+    untrained = sbds.compute_loss(student.eval(), collate([*rows]))
     sbds.train()
+    trained = sbds.compute_loss(student.eval(), collate([*rows]))
+    assert trained < 0.75 * untrained
     history = [entry for entry in sbds.state.log_history if "loss" in entry]
     assert len(history) == 20
     for step, entry in enumerate(history):
@@ -64,7 +75,6 @@ def test_training_lowers_the_loss_and_logs_every_term(student, teacher, config, 
         expected += 0.25 * entry["features"]
         assert entry["loss"] == pytest.approx(expected, rel=1e-4)
     assert 0 < history[0]["firing_rate"] < 1
-    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     for name, tensor in teacher.state_dict().items():
         assert tensor.equal(before[name])
 
@@ -73,13 +83,13 @@ def test_the_loss_is_exactly_zero_when_the_student_is_the_teacher(
     teacher, config, rows
 ):
     before = copy.deepcopy(teacher.state_dict())
-    sbds = trainer(teacher, teacher, config(weight_decay=0.0), rows)
+    sbds = trainer(teacher, teacher, config(), rows)
     assert sbds.teacher_model is not teacher
     sbds.train()
     for entry in sbds.state.log_history[:-1]:
         assert [entry[k] for k in ("loss", *sorted(TERMS))] == [0.0] * 4
     for name, tensor in teacher.state_dict().items():
-        torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-4)
+        assert tensor.equal(before[name])
 
 
 def gradient_after_one_step(student, teacher, args, rows, collator) -> dict:
@@ -88,9 +98,7 @@ def gradient_after_one_step(student, teacher, args, rows, collator) -> dict:
 
     class Watch(TrainerCallback):
         def on_pre_optimizer_step(self, *args, **kwargs):
-            gradients.update(
-                {n: p.grad.clone() for n, p in student.named_parameters()}
-            )
+            gradients.update({n: p.grad.clone() for n, p in student.named_parameters()})
 
     trainer(
         student, teacher, args, rows, data_collator=collator, callbacks=[Watch()]
@@ -135,9 +143,7 @@ def test_a_fully_masked_batch_trains_nothing(student, teacher, config, rows):
         batch = collate(batch)
         return batch | {"labels": torch.full_like(batch["labels"], -100)}
 
-    sbds = trainer(
-        student, teacher, config(max_steps=2), rows, data_collator=masked
-    )
+    sbds = trainer(student, teacher, config(max_steps=2), rows, data_collator=masked)
     sbds.train()
     assert losses(sbds) == [0.0, 0.0]
     assert all(p.isfinite().all() for p in student.parameters())
@@ -296,7 +302,7 @@ def test_the_progress_bar_shows_the_terms(student, teacher, config, rows, capsys
         ({"feature_points": "mid"}, "feature_points must be one of pre_norm"),
         ({"feature_distance": "cos"}, "feature_distance must be one of rms"),
         (
-            {"gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            {f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}},
             "reentrant gradient checkpointing gives wrong gradients",
         ),
     ],

@@ -103,8 +103,9 @@ def test_prefill_and_steps_equal_the_full_pass(model, ids, spiking):
     full = model(ids, use_cache=False).logits
     outputs = model(ids[:, :37])
     logits, cache = [outputs.logits], outputs.past_key_values
-    for t in range(37, 41):
-        logits.append(model(ids[:, t : t + 1], past_key_values=cache).logits)
+    logits += [
+        model(ids[:, t : t + 1], past_key_values=cache).logits for t in range(37, 41)
+    ]
     logits.append(model(ids[:, 41:], past_key_values=cache).logits)
     torch.testing.assert_close(torch.cat(logits, dim=1), full, rtol=0, atol=1e-9)
     assert cache.get_seq_length() == 71

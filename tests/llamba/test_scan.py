@@ -107,9 +107,7 @@ def test_the_scan_module_decays_by_the_sigmoid_and_adds_the_skip():
     p = problem(2, 33, 4, 2)
     a_log, d = torch.randn(2, 33, 4).double(), torch.randn(4).double()
     y, state = LlambaScan()(p["x"], p["b"], p["c"], a_log, d)
-    expected, end = ssd_sequential(
-        p["x"], p["b"], p["c"], torch.sigmoid(-a_log).log()
-    )
+    expected, end = ssd_sequential(p["x"], p["b"], p["c"], torch.sigmoid(-a_log).log())
     torch.testing.assert_close(y, expected + d[:, None] * p["x"])
     torch.testing.assert_close(state, end)
 

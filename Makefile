@@ -1,0 +1,37 @@
+# make demo   distil the tiny teacher into a spiking student: tables, pictures, checkpoint
+# make test   everything that must hold before a change is accepted
+# make docs   the documentation, into docs/_build
+# VENV=/path  an environment elsewhere;  PYTHON=python3.12  another interpreter
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test docs clean
+
+demo: $(VENV)/.installed-core
+	$(BIN)/python examples/distill_llamba.py
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/sphinx-build -W -b html docs docs/_build
+
+clean:
+	rm -rf docs/_build outputs .coverage .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.installed-core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.installed-core
