@@ -40,6 +40,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
 from mar_snn import plots
 from mar_snn.assets import TINY_LLAMBA
 from mar_snn.distill import SBDSConfig, SBDSTrainer, TrainingInterrupted
@@ -184,7 +185,7 @@ def main() -> int:
         "perplexity_ratio": perplexities["distilled"] / perplexities["teacher"],
         "firing_rate": report.firing_rate,
         "sign_balance": report.sign_balance,
-        "synops_per_token": report.total.sop_unit / report.tokens,
+        "synops_per_token": report.total.sop_unit / report.units,
         "energy_ratio": report.ratio,
         "energy_ratio_without_lm_head": report.ratio_without("lm_head"),
         "steps": trainer.state.global_step,
@@ -363,7 +364,9 @@ def draw(
     pictures = {
         "energy": lambda ax: plots.plot_energy(report, ax),
         "firing": lambda ax: plots.plot_firing_rates(report.firing, ax),
-        "raster": lambda ax: plots.plot_spike_raster(raster, ax).set_title(name),
+        "raster": lambda ax: plots.plot_spike_raster(raster, ax).set_title(
+            name, loc="left"
+        ),
         "thresholds": lambda ax: plots.plot_thresholds(thresholds, ax),
         "training": lambda ax: plots.plot_training(trainer.state.log_history, ax),
     }

@@ -48,7 +48,7 @@ class TeacherArguments(TrainingArguments):
     learning_rate: float = field(default=3e-3)
     lr_scheduler_type: str = field(default="cosine")
     warmup_steps: float = field(default=100)
-    weight_decay: float = field(default=0.1)
+    weight_decay: float = field(default=0.5)
     adam_beta2: float = field(default=0.95)
     bf16: bool = field(default=True)
     logging_steps: float = field(default=50)
@@ -88,7 +88,7 @@ def train_tokenizer(texts: Dataset, vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> LlambaConfig:
-    """Llamba-1B's proportions at 4.4 M parameters."""
+    """Llamba-1B's proportions at 4.3 M parameters."""
     return LlambaConfig(
         vocab_size=len(tokenizer),
         d_model=256,
@@ -114,7 +114,7 @@ library_name: mar-snn
 ---
 # Tiny Llamba, the dense teacher of the mar-snn demo
 
-A Llamba (arXiv 2502.14458) of 4.4 M parameters and a byte-level BPE tokenizer of
+A Llamba (arXiv 2502.14458) of 4.3 M parameters and a byte-level BPE tokenizer of
 {args.vocab_size} tokens, trained from scratch, in bfloat16.
 
 | | |
@@ -130,7 +130,7 @@ definition: `mar_snn.distill.data.standard_library_text` |
 {args.max_length} tokens |
 | training | {args.num_train_epochs:g} epochs, batch \
 {args.per_device_train_batch_size} x {args.max_length} tokens, AdamW \
-{args.learning_rate:g}, {args.lr_scheduler_type}, weight decay {args.weight_decay:g}, \
+{args.learning_rate:g}, {args.lr_scheduler_type.value}, weight decay {args.weight_decay:g}, \
 bfloat16 autocast |
 | seed | {args.seed} |
 | versions | torch {torch.__version__}, transformers {transformers.__version__} |

@@ -118,8 +118,10 @@ class ATMNCoder(nn.Module):
         v_threshold = node.v_threshold.to(membrane_dtype(x.dtype))
         decoded: Tensor = _CodeFunction.apply(x, v_threshold, code).to(x.dtype)
         if is_listening():
-            with torch.no_grad():
-                declare_spikes(self, self.encode(x), decoded)
+            spike_seq = x.new_empty(self.time_steps, *x.shape)
+            planes_of = x.detach(), v_threshold.detach()
+            unit_code(*planes_of, *code[:3], spike_seq=spike_seq)
+            declare_spikes(self, spike_seq, decoded)
         return decoded
 
     def encode(
@@ -176,14 +178,16 @@ def unit_code(
     x: Float[Tensor, "*batch channels"],
     v_threshold: Float[Tensor, " channels"],
     weights: tuple[float, ...],
-    *,
     tau: float,
     fire_ratio: float,
+    *,
+    spike_seq: Float[Tensor, " T *batch channels"] | None = None,
 ) -> Float[Tensor, "*batch channels"]:
     """The code f(x / V) = sum_t w[t] s[t]; times V it is the decoded value of `x`.
 
     No gradient and no [T, ...] tensor: the arithmetic of `reference.atmn_encode` in
-    place, bit for bit. Float32 for 16-bit inputs.
+    place, bit for bit. Float32 for 16-bit inputs. The spikes are written to `spike_seq`
+    where it is given.
     """
     h = x.to(membrane_dtype(x.dtype), copy=True)
     v_threshold = v_threshold.to(h.dtype)
@@ -194,6 +198,8 @@ def unit_code(
         if t > 0:
             h.addcmul_(spike, v_threshold, value=-1.0).mul_(1.0 / tau)
         _ternary_spike_(h, fire_threshold, spike=spike, negative=negative)
+        if spike_seq is not None:
+            spike_seq[t] = spike
         code.add_(spike, alpha=weight)
     return code
 

@@ -109,8 +109,8 @@ def _load(source: str) -> DatasetDict:
             )
         try:
             return load_dataset(_FORMATS[suffix], data_files=str(path))
-        except DatasetsError as error:
-            raise ValueError(f"{source} holds no {suffix} data: {error}") from error
+        except (DatasetsError, StopIteration) as error:  # the latter: an empty file
+            raise ValueError(f"{source} holds no {suffix} data {error}") from error
     if path.is_dir():
         saved = load_from_disk(source) if _is_saved(path) else load_dataset(source)
         return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)

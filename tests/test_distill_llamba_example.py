@@ -1,0 +1,266 @@
+"""examples/distill_llamba.py from end to end at a tiny size, and its answers."""
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import datasets
+import pytest
+import torch
+from matplotlib.image import imread
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
+
+from mar_snn.energy import EnergyReport
+from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+from mar_snn.spiking import coders
+
+ROOT = Path(__file__).parent.parent
+PICTURES = ("energy", "firing", "raster", "thresholds", "training")
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    path = ROOT / "examples" / "distill_llamba.py"
+    spec = importlib.util.spec_from_file_location("distill_llamba", path)
+    module = importlib.util.module_from_spec(spec)
+    # HfArgumentParser looks the module of a dataclass up by its name
+    sys.modules["distill_llamba"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """A random Llamba whose tokens are bytes."""
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(0)
+    config = LlambaConfig(
+        vocab_size=256,
+        d_model=16,
+        n_layer=2,
+        mlp_cfg={"intermediate_size": 24},
+        ssm_cfg={"d_state": 4, "n_v_heads": 2, "n_qk_heads": 2},
+        initializer_range=0.2,
+    )
+    LlambaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path, extra: list[str] | None = None) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=alphabet[0],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.add_tokens(extra or [])
+    fast.save_pretrained(folder)
+
+
+@pytest.fixture
+def texts(tmp_path) -> Path:
+    path = tmp_path / "texts.jsonl"
+    lines = [json.dumps({"body": f"line {i} of a text. " * 5}) for i in range(40)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def run(example, teacher, texts, tmp_path, monkeypatch):
+    """Run the example on the tiny teacher; options override."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def run(**options: object) -> int:
+        options = {
+            "teacher": teacher,
+            "train_data": texts,
+            "text_column": "body",
+            "output_dir": tmp_path / "out",
+            "max_length": 16,
+            "max_steps": 6,
+            "per_device_train_batch_size": 4,
+            "spike_logging_steps": 2,
+            "use_cpu": True,
+            **options,
+        }
+        arguments = [
+            word
+            for name, value in options.items()
+            for word in (f"--{name}", *str(value).split())
+        ]
+        monkeypatch.setattr(sys, "argv", ["distill_llamba.py", *arguments])
+        return example.main()
+
+    return run
+
+
+def losses(folder: Path) -> list[float]:
+    (state,) = folder.glob("checkpoint-*/trainer_state.json")
+    history = json.loads(state.read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def test_everything_the_example_promises_is_there(run, tmp_path, capsys):
+    assert run() == 0
+    out = tmp_path / "out"
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["perplexity"].keys() == {"teacher", "calibrated", "distilled"}
+    assert metrics["perplexity_ratio"] == pytest.approx(
+        metrics["perplexity"]["distilled"] / metrics["perplexity"]["teacher"]
+    )
+    assert 0 < metrics["firing_rate"] < 1
+    assert -1 < metrics["sign_balance"] < 1
+    assert metrics["synops_per_token"] > 0
+    assert metrics["seconds"] > 0
+    assert metrics["seed"] == 0
+    assert metrics["versions"]["torch"] == torch.__version__
+    assert metrics["machine"]["cores"] == os.cpu_count()
+    report = EnergyReport.load(out / "energy.json")
+    assert report.ratio == metrics["energy_ratio"]
+    assert report.ratio_without("lm_head") == metrics["energy_ratio_without_lm_head"]
+    assert "Not a measurement" in (out / "energy.md").read_text()
+    for picture in PICTURES:
+        assert imread(out / f"{picture}.png").shape[:2] == (600, 1080)
+    assert not (out / "unfinished").exists()
+    printed = capsys.readouterr().out
+    for figure in metrics["perplexity"].values():
+        assert f"{figure:.2f}" in printed
+    assert "modelled" in printed
+
+    student = AutoModelForCausalLM.from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert len(list(coders(student))) == 8
+    ids = tokenizer("a text", return_tensors="pt").input_ids
+    assert student.generate(ids, max_new_tokens=3).shape == (1, 9)
+
+
+def test_the_options_reach_the_student(run, tmp_path):
+    options = {"time_steps": 2, "tau": 1.0, "readout": "sum", "fire_ratio": 1.0}
+    assert run(sites="mlp.in mlp.out", max_steps=2, **options) == 0
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    (_, coder), *others = coders(student)
+    assert len(others) == 3
+    assert {name: getattr(coder, name) for name in options} == options
+
+
+def test_interrupted_and_resumed_is_bitwise_uninterrupted(
+    run, example, tmp_path, monkeypatch, capsys
+):
+    assert run(output_dir=tmp_path / "whole", save_steps=6) == 0
+
+    class CtrlC(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    class Interrupted(example.SBDSTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, callbacks=[CtrlC()], **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(example, "SBDSTrainer", Interrupted)
+        assert run(save_steps=6) == 130
+    out = tmp_path / "out"
+    said = capsys.readouterr().err
+    assert f"--resume_from_checkpoint {out / 'checkpoint-4'}" in said
+    assert not (out / "metrics.json").exists()
+    assert not (out / "model.safetensors").exists()
+    assert run(save_steps=6, save_total_limit=1, resume_from_checkpoint="last") == 0
+    assert losses(out) == losses(tmp_path / "whole")
+    metrics = [
+        json.loads((folder / "metrics.json").read_text())["perplexity"]
+        for folder in (out, tmp_path / "whole")
+    ]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"train_data": "no_such_file.jsonl"}, "a file that does not exist"),
+        ({"text_column": "text"}, "has no column 'text'"),
+        ({"sites": "ffn"}, "sites must be one or more of mixer.in"),
+        ({"tau": -2.0}, "tau must be a finite float above zero, got -2.0"),
+        ({"time_steps": 0}, "time_steps must be at least 1, got 0"),
+        ({"alpha": -1.0}, "alpha must not be negative"),
+        ({"max_length": 0}, "--max_length must be at least 1, got 0"),
+        ({"max_length": 100000}, "do not fill one row of 100000 tokens"),
+        ({"teacher": "no/such/folder/here"}, "no/such/folder/here"),
+        ({"resume_from_checkpoint": "last"}, "no checkpoint there"),
+        ({"resume_from_checkpoint": "nowhere"}, "no checkpoint there"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(
+    run, tmp_path, capsys, options, sentence
+):
+    assert run(**options) == 2
+    error = capsys.readouterr().err
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert sentence in line
+    assert "Traceback" not in error
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_empty_data_is_refused(run, tmp_path, capsys):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    assert run(train_data=empty) == 2
+    assert "empty.jsonl" in capsys.readouterr().err
+
+
+def test_an_option_that_does_not_exist_is_refused_without_a_page_of_usage(run, capsys):
+    assert run(no_such_option=1) == 2
+    error = capsys.readouterr().err
+    assert "no_such_option" in error
+    assert len(error.splitlines()) <= 3
+
+
+def test_a_tokenizer_with_more_tokens_than_the_teacher_is_refused(
+    run, tmp_path, capsys
+):
+    save_tokenizer(tmp_path / "tokenizer", extra=["<more>"])
+    assert run(tokenizer=tmp_path / "tokenizer") == 2
+    assert "the tokenizer has 257 tokens, the teacher knows 256" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_teacher_that_is_no_causal_language_model_is_refused(run, tmp_path, capsys):
+    config = BertConfig(
+        vocab_size=256,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    config.model_type = "bert"
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    settings = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "bert" / "config.json").write_text(
+        json.dumps(settings | {"model_type": "clip_vision_model"})
+    )
+    save_tokenizer(tmp_path / "bert")
+    assert run(teacher=tmp_path / "bert") == 2
+    assert "is not a causal language model" in capsys.readouterr().err
+
+
+def test_a_teacher_that_spikes_already_is_refused(run, tmp_path, capsys):
+    assert run(max_steps=1) == 0
+    assert run(teacher=tmp_path / "out", output_dir=tmp_path / "again") == 2
+    assert "spikes already" in capsys.readouterr().err
