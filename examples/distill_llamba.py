@@ -10,13 +10,11 @@ transformers' TrainingArguments are arguments too.
 
 import copy
 import json
-import os
-import platform
 import shutil
 import sys
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,8 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
-import transformers
 from datasets import DatasetDict
+from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -47,10 +45,14 @@ from mar_snn.distill import SBDSConfig, SBDSTrainer, TrainingInterrupted
 from mar_snn.distill.data import collate, load_text, pack, standard_library_text
 from mar_snn.distill.evaluation import perplexity
 from mar_snn.energy import EnergyReport, SpikeOpCounter
-from mar_snn.neurons import SpikeEvent, listen_to_spikes
+from mar_snn.neurons import record_spikes
+from mar_snn.provenance import machine, versions
 from mar_snn.spiking import SITES, SpikingConfig, calibrate, coders, spikify
 
 console = Console()
+
+#: Tokens whose spikes the raster shows.
+RASTER_TOKENS = 24
 
 
 @dataclass
@@ -60,6 +62,13 @@ class DistillArguments:
     teacher: str = field(
         default=str(TINY_LLAMBA),
         metadata={"help": "name or folder of a dense Llamba; default: the tiny one"},
+    )
+    teacher_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "dtype of the teacher's weights; the student's are float32",
+            "choices": ["float32", "bfloat16", "float16"],
+        },
     )
     tokenizer: str | None = field(
         default=None, metadata={"help": "where the tokenizer is; default: teacher"}
@@ -143,7 +152,7 @@ def main() -> int:
         teacher, tokenizer = load_teacher(options)
         set_seed(args.seed)
         rows = load_rows(options, tokenizer, args.seed)
-        student = spikify(copy.deepcopy(teacher), options.spiking())
+        student = spikify(copy.deepcopy(teacher).float(), options.spiking())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -157,18 +166,14 @@ def main() -> int:
         data_collator=collate,
         processing_class=tokenizer,
     )
-    calibration = islice(
-        DataLoader(rows["train"], args.per_device_eval_batch_size, collate_fn=collate),
-        -(-options.calibration_rows // args.per_device_eval_batch_size),
+    fit_thresholds(student, rows, options.calibration_rows)
+    measure = partial(
+        perplexity, rows=rows["heldout"], batch_size=args.per_device_eval_batch_size
     )
-    with console.status("Fitting thresholds"):
-        calibrate(
-            student,
-            [{"input_ids": b["input_ids"].to(student.device)} for b in calibration],
-        )
-    perplexities = {}
-    for name, model in (("teacher", trainer.teacher_model), ("calibrated", student)):
-        perplexities[name] = held_out_perplexity(model, rows, args, name)
+    perplexities = {
+        "teacher": measure(trainer.teacher_model, desc="Perplexity, teacher"),
+        "calibrated": measure(student, desc="Perplexity, calibrated student"),
+    }
     try:
         trainer.train(resume_from_checkpoint=resume)
     except TrainingInterrupted as interrupt:
@@ -178,8 +183,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 130
-    perplexities["distilled"] = held_out_perplexity(student, rows, args, "distilled")
-    report, sentence = count_energy(student, rows, options)
+    perplexities["distilled"] = measure(student, desc="Perplexity, distilled student")
+    report = count_energy(student, rows, options)
     metrics = {
         "perplexity": perplexities,
         "perplexity_ratio": perplexities["distilled"] / perplexities["teacher"],
@@ -189,17 +194,13 @@ def main() -> int:
         "energy_ratio": report.ratio,
         "energy_ratio_without_lm_head": report.ratio_without("lm_head"),
         "steps": trainer.state.global_step,
-        "tokens_per_step": args.train_batch_size
-        * args.gradient_accumulation_steps
-        * args.world_size
-        * options.max_length,
         "seconds": time.monotonic() - start,
         "seed": args.seed,
         "arguments": vars(options),
         "machine": machine(),
         "versions": versions(),
     }
-    write_results(output, trainer, tokenizer, report, sentence, metrics)
+    write_results(output, trainer, rows["heldout"][0]["input_ids"], report, metrics)
     console.print(result_table(metrics, report, output))
     return 0
 
@@ -252,7 +253,9 @@ def load_teacher(options: DistillArguments) -> tuple[Any, Any]:
         OSError: where the files cannot be found.
     """
     try:
-        teacher = AutoModelForCausalLM.from_pretrained(options.teacher)
+        teacher = AutoModelForCausalLM.from_pretrained(
+            options.teacher, dtype=getattr(torch, options.teacher_dtype)
+        )
     except ValueError as error:
         raise ValueError(
             f"--teacher {options.teacher} is not a causal language model that "
@@ -297,52 +300,45 @@ def load_rows(options: DistillArguments, tokenizer: Any, seed: int) -> DatasetDi
     return rows
 
 
-def held_out_perplexity(
-    model: Any, rows: DatasetDict, args: TrainingArguments, name: str
-) -> float:
-    """Perplexity of one model on the held-out rows."""
-    return perplexity(
-        model,
-        rows["heldout"],
-        batch_size=args.per_device_eval_batch_size,
-        desc=f"Perplexity, {name}",
-    )
+def fit_thresholds(student: Any, rows: DatasetDict, count: int) -> None:
+    """Calibrate on the first `count` rows of the training text."""
+    chosen = rows["train"].select(range(min(count, len(rows["train"]))))
+    batches = DataLoader(chosen, batch_size=8, collate_fn=collate)
+    with console.status("Fitting thresholds"):
+        calibrate(
+            student, [{"input_ids": b["input_ids"].to(student.device)} for b in batches]
+        )
 
 
 @torch.no_grad()
 def count_energy(
     student: Any, rows: DatasetDict, options: DistillArguments
-) -> tuple[EnergyReport, list[SpikeEvent]]:
-    """The energy report over held-out rows, and the spikes of the first tokens."""
+) -> EnergyReport:
+    """The energy report over held-out rows."""
     student.eval()
-    spikes: list[SpikeEvent] = []
     counter = SpikeOpCounter(student)
     for row in islice(rows["heldout"], options.energy_rows):
         ids = torch.tensor([row["input_ids"]], device=student.device)
         with counter:
             student(input_ids=ids, use_cache=False)
-    with listen_to_spikes(spikes.append):
-        student(input_ids=ids[:, :48], use_cache=False)
-    return counter.report(profile="horowitz-45nm-fp32", baseline="dense"), spikes
+    return counter.report(profile="horowitz-45nm-fp32", baseline="dense")
 
 
 def write_results(
     output: Path,
     trainer: SBDSTrainer,
-    tokenizer: Any,
+    sentence: list[int],
     report: EnergyReport,
-    spikes: list[SpikeEvent],
     metrics: dict[str, Any],
 ) -> None:
     """Write everything beside its place, then move it there, metrics.json last."""
     staging = output / "unfinished"
     shutil.rmtree(staging, ignore_errors=True)
-    student = trainer.model
-    student.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
+    trainer.model.save_pretrained(staging)
+    trainer.processing_class.save_pretrained(staging)
     report.to_json(staging / "energy.json")
     report.to_markdown(staging / "energy.md")
-    draw(staging, trainer, report, spikes)
+    draw(staging, trainer, sentence, report)
     text = json.dumps(metrics, indent=2)
     (staging / "metrics.json").write_text(text + "\n", encoding="utf-8")
     for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
@@ -351,68 +347,52 @@ def write_results(
 
 
 def draw(
-    folder: Path, trainer: SBDSTrainer, report: EnergyReport, spikes: list[SpikeEvent]
+    folder: Path, trainer: SBDSTrainer, sentence: list[int], report: EnergyReport
 ) -> None:
     """energy.png, firing.png, raster.png, thresholds.png and training.png."""
-    event = spikes[len(spikes) // 2]
-    # [T, 1, tokens, channels] -> [tokens · T, channels]
-    raster = event.spike_seq[:, 0].transpose(0, 1).flatten(0, 1)
-    name = {coder: name for name, coder in coders(trainer.model)}[event.neuron]
     thresholds = {
         name: coder.neuron.v_threshold.detach() for name, coder in coders(trainer.model)
     }
     pictures = {
         "energy": lambda ax: plots.plot_energy(report, ax),
         "firing": lambda ax: plots.plot_firing_rates(report.firing, ax),
-        "raster": lambda ax: plots.plot_spike_raster(raster, ax).set_title(
-            name, loc="left"
-        ),
+        "raster": lambda ax: draw_raster(trainer, sentence[:RASTER_TOKENS], ax),
         "thresholds": lambda ax: plots.plot_thresholds(thresholds, ax),
         "training": lambda ax: plots.plot_training(trainer.state.log_history, ax),
     }
-    for file, picture in pictures.items():
+    for name, picture in pictures.items():
         figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
         picture(ax)
-        figure.savefig(folder / f"{file}.png", dpi=120)
+        figure.savefig(folder / f"{name}.png", dpi=120)
         plt.close(figure)
 
 
-def machine() -> dict[str, Any]:
-    """What this ran on."""
-    return {
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    packages = ("mar-snn", "spikingjelly", "datasets")
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        **{name: version(name) for name in packages},
-    }
+def draw_raster(trainer: SBDSTrainer, sentence: list[int], ax: Axes) -> None:
+    """The spikes of the coder in the middle of the model for some tokens."""
+    neurons = list(coders(trainer.model))
+    name, middle = neurons[len(neurons) // 2]
+    ids = torch.tensor([sentence], device=trainer.model.device)
+    spike_seq = record_spikes(trainer.model, input_ids=ids, use_cache=False)[middle]
+    # [T, 1, tokens, channels] -> [tokens · T, channels]
+    raster = spike_seq[:, 0].transpose(0, 1).flatten(0, 1)
+    decode = trainer.processing_class.decode
+    tokens = [decode(token).encode("unicode_escape").decode() for token in sentence]
+    plots.plot_spike_raster(raster, ax, tokens=tokens).set_title(name, loc="left")
 
 
 def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) -> Table:
     """The one table that says how it went."""
     perplexities = metrics["perplexity"]
     table = Table(title="Dense teacher and spiking student", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    for name in ("teacher", "calibrated", "distilled"):
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right", overflow="fold")
+    labels = {
+        "teacher": "dense teacher",
+        "calibrated": "spiking, calibrated, untrained",
+        "distilled": f"spiking, distilled for {metrics['steps']} steps",
+    }
+    for name, label in labels.items():
         ratio = perplexities[name] / perplexities["teacher"]
-        label = {
-            "teacher": "dense teacher",
-            "calibrated": "spiking, calibrated, untrained",
-            "distilled": f"spiking, distilled for {metrics['steps']} steps",
-        }[name]
         table.add_row(
             f"held-out perplexity, {label}", f"{perplexities[name]:.2f} ({ratio:.3f} x)"
         )
@@ -440,4 +420,8 @@ def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("Interrupted before there was anything to resume from", file=sys.stderr)
+        sys.exit(130)

@@ -11,14 +11,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
-from mar_snn.neurons import listen_to_spikes
+from mar_snn.neurons import record_spikes
 from mar_snn.plots import plot_spike_raster
 from mar_snn.spiking import SITES, coders
 
@@ -52,7 +51,9 @@ def llm_raster(args: RasterArguments, sentence: str) -> tuple[Tensor, list[str]]
         )
     ids = tokenizer(sentence, return_tensors="pt").input_ids
     # [T, 1, tokens, channels] -> [tokens T, channels]
-    raster = heard(model, ids)[neurons[name]][:, 0].transpose(0, 1).flatten(0, 1)
+    raster = (
+        record_spikes(model, ids)[neurons[name]][:, 0].transpose(0, 1).flatten(0, 1)
+    )
     tokens = [tokenizer.decode(token) for token in ids[0]]
     return raster, [t.encode("unicode_escape").decode() for t in tokens]
 
@@ -68,21 +69,12 @@ def network_raster(folder: Path, layer: int) -> tuple[Tensor, list[str]]:
     net = swap_neurons.build("ATMN", trained["time_steps"])
     net.load_state_dict(load_file(folder / "atmn.safetensors"))
     _, images, _, labels = swap_neurons.digits(trained["seeds"] - 1)
-    spikes = list(heard(net, images[:8]).values())
+    spikes = list(record_spikes(net, images[:8]).values())
     if layer not in (0, 1):
         raise ValueError(f"--layer must be 0 or 1 for this network, got {layer}")
     # [T, images, neurons] -> [images T, neurons]
     raster = spikes[layer].transpose(0, 1).flatten(0, 1)
     return raster, [f"a {label}" for label in labels[:8].tolist()]
-
-
-@torch.no_grad()
-def heard(model: nn.Module, inputs: Tensor) -> dict[nn.Module, Tensor]:
-    """The spikes [T, ...] of every neuron, in the order in which they fired."""
-    spikes: dict[nn.Module, Tensor] = {}
-    with listen_to_spikes(lambda event: spikes.update([event[:2]])):
-        model(inputs)
-    return spikes
 
 
 def main() -> int:

@@ -130,7 +130,8 @@ definition: `mar_snn.distill.data.standard_library_text` |
 {args.max_length} tokens |
 | training | {args.num_train_epochs:g} epochs, batch \
 {args.per_device_train_batch_size} x {args.max_length} tokens, AdamW \
-{args.learning_rate:g}, {args.lr_scheduler_type.value}, weight decay {args.weight_decay:g}, \
+{args.learning_rate:g}, {args.lr_scheduler_type.value}, \
+weight decay {args.weight_decay:g}, \
 bfloat16 autocast |
 | seed | {args.seed} |
 | versions | torch {torch.__version__}, transformers {transformers.__version__} |

@@ -2,7 +2,7 @@
 
 from mar_snn.neurons.atmn import ATMNNode
 from mar_snn.neurons.coder import ATMNCoder
-from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
+from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes, record_spikes
 from mar_snn.neurons.swap import replace_neurons
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "ATMNNode",
     "SpikeEvent",
     "listen_to_spikes",
+    "record_spikes",
     "replace_neurons",
 ]

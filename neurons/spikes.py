@@ -6,13 +6,19 @@ so. Nothing is built or stored while nobody listens.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Num
 from torch import Tensor, nn
 
-__all__ = ["SpikeEvent", "declare_spikes", "is_listening", "listen_to_spikes"]
+__all__ = [
+    "SpikeEvent",
+    "declare_spikes",
+    "is_listening",
+    "listen_to_spikes",
+    "record_spikes",
+]
 
 
 class SpikeEvent(NamedTuple):
@@ -55,3 +61,17 @@ def listen_to_spikes(listener: Callable[[SpikeEvent], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+@torch.no_grad()
+def record_spikes(
+    model: nn.Module, *args: Any, **kwargs: Any
+) -> dict[nn.Module, Tensor]:
+    """The spikes [T, ...] of every neuron that fires in `model(*args, **kwargs)`.
+
+    In the order of firing; of a neuron that is called several times, the last.
+    """
+    spikes: dict[nn.Module, Tensor] = {}
+    with listen_to_spikes(lambda event: spikes.update([event[:2]])):
+        model(*args, **kwargs)
+    return spikes

@@ -9,6 +9,7 @@ def test_the_package_offers_these_names():
         "ATMNNode",
         "SpikeEvent",
         "listen_to_spikes",
+        "record_spikes",
         "replace_neurons",
     ]
     assert all(getattr(neurons, name).__doc__ for name in neurons.__all__)
