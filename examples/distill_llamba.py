@@ -227,19 +227,15 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     Raises:
         ValueError: where there is none.
     """
-    name = args.resume_from_checkpoint
-    if name is None:
+    found = args.resume_from_checkpoint
+    if found == "last" and Path(args.output_dir).is_dir():
+        found = get_last_checkpoint(args.output_dir)
+    if args.resume_from_checkpoint is None:
         return None
-    folder = Path(args.output_dir)
-    found = (
-        (get_last_checkpoint(folder) if folder.is_dir() else None)
-        if name == "last"
-        else name
-    )
     if found is None or not (Path(found) / "trainer_state.json").is_file():
         raise ValueError(
-            f"--resume_from_checkpoint {name}: no checkpoint there (looked in "
-            f"{found or folder})"
+            f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint "
+            f"there or in {args.output_dir}"
         )
     return str(found)
 
@@ -382,40 +378,26 @@ def draw_raster(trainer: SBDSTrainer, sentence: list[int], ax: Axes) -> None:
 
 def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) -> Table:
     """The one table that says how it went."""
-    perplexities = metrics["perplexity"]
     table = Table(title="Dense teacher and spiking student", show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right", overflow="fold")
-    labels = {
-        "teacher": "dense teacher",
-        "calibrated": "spiking, calibrated, untrained",
-        "distilled": f"spiking, distilled for {metrics['steps']} steps",
-    }
-    for name, label in labels.items():
-        ratio = perplexities[name] / perplexities["teacher"]
-        table.add_row(
-            f"held-out perplexity, {label}", f"{perplexities[name]:.2f} ({ratio:.3f} x)"
-        )
-    table.add_section()
-    table.add_row("firing rate per micro-step", f"{metrics['firing_rate']:.3f}")
-    table.add_row("sign balance (+ - -)/(+ + -)", f"{metrics['sign_balance']:+.3f}")
-    table.add_row(
-        "synaptic operations per token", f"{metrics['synops_per_token']:,.0f}"
-    )
-    table.add_section()
-    for name, joules in (
-        ("dense", report.baseline_pj),
-        ("spiking", report.energy_pj),
-    ):
-        table.add_row(f"energy per token, {name} (modelled)", f"{joules / 1e6:.2f} µJ")
-    table.add_row("dense / spiking", f"{metrics['energy_ratio']:.2f} x")
-    table.add_row(
-        "dense / spiking without LM head",
-        f"{metrics['energy_ratio_without_lm_head']:.2f} x",
-    )
-    table.add_section()
-    table.add_row("time", f"{metrics['seconds']:.0f} s")
-    table.add_row("files", str(output))
+    teacher, calibrated, distilled = metrics["perplexity"].values()
+    steps = metrics["steps"]
+    for label, value in {
+        "held-out perplexity, dense teacher": f"{teacher:.2f}",
+        "  spiking, calibrated": f"{calibrated:.2f} = {calibrated / teacher:.3f} x",
+        f"  spiking, {steps} steps": f"{distilled:.2f} = {distilled / teacher:.3f} x",
+        "firing rate per micro-step": f"{metrics['firing_rate']:.3f}",
+        "sign balance of the spikes": f"{metrics['sign_balance']:+.3f}",
+        "synaptic operations per token": f"{metrics['synops_per_token']:,.0f}",
+        "modelled energy per token, dense": f"{report.baseline_pj / 1e6:.2f} µJ",
+        "  spiking": f"{report.energy_pj / 1e6:.2f} µJ",
+        "  dense / spiking": f"{metrics['energy_ratio']:.2f} x",
+        "  without the LM head": f"{metrics['energy_ratio_without_lm_head']:.2f} x",
+        "time": f"{metrics['seconds']:.0f} s",
+        "files": str(output),
+    }.items():
+        table.add_row(label, value)
     return table
 
 

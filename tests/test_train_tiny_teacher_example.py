@@ -1,0 +1,85 @@
+"""examples/train_tiny_teacher.py at a tiny size, and the teacher it left behind."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mar_snn.assets import TINY_LLAMBA
+from mar_snn.distill.data import pack, standard_library_text
+from mar_snn.distill.evaluation import perplexity
+from mar_snn.llamba import LlambaForCausalLM
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    path = ROOT / "examples" / "train_tiny_teacher.py"
+    spec = importlib.util.spec_from_file_location("train_tiny_teacher", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_tiny_teacher"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def few_texts() -> DatasetDict:
+    text = "def add(first, second):\n    return first + second\n" * 20
+    names = [f"file{i}.py" for i in range(6)]
+    docs = Dataset.from_dict({"name": names, "text": [f"# {n}\n{text}" for n in names]})
+    return DatasetDict(train=docs, heldout=docs.select([0]))
+
+
+def test_it_trains_saves_and_describes_a_teacher(
+    example, few_texts, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(example, "standard_library_text", lambda: few_texts)
+    assets = tmp_path / "assets"
+    options = {
+        "output_dir": tmp_path / "run",
+        "asset_dir": assets,
+        "max_length": 32,
+        "vocab_size": 280,
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "eval_steps": 2,
+    }
+    arguments = [str(w) for name, v in options.items() for w in (f"--{name}", v)]
+    monkeypatch.setattr(sys, "argv", ["train_tiny_teacher.py", *arguments])
+    example.main()
+    model = AutoModelForCausalLM.from_pretrained(assets)
+    assert isinstance(model, LlambaForCausalLM)
+    assert model.dtype == torch.bfloat16
+    tokenizer = AutoTokenizer.from_pretrained(assets)
+    assert len(tokenizer) == 280
+    code = "\tdef größer(x):  return '✓'\r\n"
+    assert tokenizer.decode(tokenizer(code).input_ids) == code
+    card = (assets / "README.md").read_text()
+    assert " ".join(["examples/train_tiny_teacher.py", *arguments]) in card
+    assert "1 documents" in card
+    rows = pack(few_texts["heldout"], tokenizer, 32)
+    said = float(re.search(r"perplexity ([\d.]+)", card)[1])
+    assert perplexity(model, rows) == pytest.approx(said, rel=0.02)
+    assert card in capsys.readouterr().out
+
+
+def test_the_teacher_in_the_package_is_what_its_card_says():
+    card = (TINY_LLAMBA / "README.md").read_text(encoding="utf-8")
+    model = AutoModelForCausalLM.from_pretrained(TINY_LLAMBA, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(TINY_LLAMBA)
+    assert 3e6 < sum(p.numel() for p in model.parameters()) < 5e6
+    assert len(tokenizer) == model.config.vocab_size == 4096
+    assert model.config.spiking is None
+    assert (TINY_LLAMBA / "model.safetensors").stat().st_size < 10_000_000
+    # a part of the held-out text, on whatever Python this is
+    held_out = standard_library_text()["heldout"]
+    rows = pack(held_out, tokenizer, 512).shuffle(seed=0).select(range(16))
+    said = float(re.search(r"perplexity ([\d.]+)", card)[1])
+    assert perplexity(model, rows) == pytest.approx(said, rel=0.3)
