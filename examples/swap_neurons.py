@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -33,8 +32,9 @@ from transformers import HfArgumentParser
 
 from mar_snn.energy import SpikeOpCounter
 from mar_snn.energy.counts import Firing
-from mar_snn.neurons import ATMNNode, SpikeEvent, listen_to_spikes, replace_neurons
+from mar_snn.neurons import ATMNNode, record_spikes, replace_neurons
 from mar_snn.plots import plot_spike_raster
+from mar_snn.provenance import machine, versions
 
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 128, 64, 2e-3
 RASTER_IMAGES = 8
@@ -134,14 +134,11 @@ def measure(net: DigitsNet, images: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
 def draw_raster(net: DigitsNet, images: Tensor, labels: Tensor, path: Path) -> None:
     """The first layer's spikes for a few test images, one after the other."""
-    heard: list[SpikeEvent] = []
-    with listen_to_spikes(heard.append):
-        net(images[:RASTER_IMAGES])
+    first, *_ = record_spikes(net, images[:RASTER_IMAGES]).values()
     # [T, B, N] -> [B T, N]
-    spike_seq = heard[0].spike_seq.transpose(0, 1).flatten(0, 1)
+    spike_seq = first.transpose(0, 1).flatten(0, 1)
     figure = Figure(figsize=(8, 4), layout="constrained")
     shown = [str(label) for label in labels[:RASTER_IMAGES].tolist()]
     ax = plot_spike_raster(spike_seq, figure.subplots(), tokens=shown)
@@ -200,9 +197,8 @@ def run(args: SwapArguments) -> None:
         "arguments": asdict(args),
         "results": results,
         "seconds": time.monotonic() - start,
-        "versions": {
-            name: version(name) for name in ("mar-snn", "spikingjelly", "torch")
-        },
+        "machine": machine(),
+        "versions": versions("scikit-learn"),
     }
     (output / "swap_neurons.json").write_text(json.dumps(report, indent=2) + "\n")
     console.print(table(results))

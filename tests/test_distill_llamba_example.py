@@ -1,6 +1,5 @@
 """examples/distill_llamba.py from end to end at a tiny size, and its answers."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -12,13 +11,11 @@ import datasets
 import pytest
 import torch
 from matplotlib.image import imread
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
     BertModel,
-    PreTrainedTokenizerFast,
     TrainerCallback,
 )
 
@@ -26,23 +23,16 @@ from mar_snn.energy import EnergyReport
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.spiking import coders
 
-ROOT = Path(__file__).parent.parent
 PICTURES = ("energy", "firing", "raster", "thresholds", "training")
 
 
 @pytest.fixture(scope="module")
-def example() -> ModuleType:
-    path = ROOT / "examples" / "distill_llamba.py"
-    spec = importlib.util.spec_from_file_location("distill_llamba", path)
-    module = importlib.util.module_from_spec(spec)
-    # HfArgumentParser looks the module of a dataclass up by its name
-    sys.modules["distill_llamba"] = module
-    spec.loader.exec_module(module)
-    return module
+def example(load_example) -> ModuleType:
+    return load_example("distill_llamba")
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
+def teacher(tmp_path_factory, byte_tokenizer) -> Path:
     """A random Llamba whose tokens are bytes."""
     folder = tmp_path_factory.mktemp("teacher")
     torch.manual_seed(0)
@@ -55,22 +45,8 @@ def teacher(tmp_path_factory) -> Path:
         initializer_range=0.2,
     )
     LlambaForCausalLM(config).save_pretrained(folder)
-    save_tokenizer(folder)
+    byte_tokenizer().save_pretrained(folder)
     return folder
-
-
-def save_tokenizer(folder: Path, extra: list[str] | None = None) -> None:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=alphabet[0],
-        clean_up_tokenization_spaces=False,
-    )
-    fast.add_tokens(extra or [])
-    fast.save_pretrained(folder)
 
 
 @pytest.fixture
@@ -232,16 +208,18 @@ def test_an_option_that_does_not_exist_is_refused_without_a_page_of_usage(run, c
 
 
 def test_a_tokenizer_with_more_tokens_than_the_teacher_is_refused(
-    run, tmp_path, capsys
+    run, byte_tokenizer, tmp_path, capsys
 ):
-    save_tokenizer(tmp_path / "tokenizer", extra=["<more>"])
+    byte_tokenizer(["<more>"]).save_pretrained(tmp_path / "tokenizer")
     assert run(tokenizer=tmp_path / "tokenizer") == 2
     assert "the tokenizer has 257 tokens, the teacher knows 256" in (
         capsys.readouterr().err
     )
 
 
-def test_a_teacher_that_is_no_causal_language_model_is_refused(run, tmp_path, capsys):
+def test_a_teacher_that_is_no_causal_language_model_is_refused(
+    run, byte_tokenizer, tmp_path, capsys
+):
     config = BertConfig(
         vocab_size=256,
         hidden_size=8,
@@ -249,13 +227,12 @@ def test_a_teacher_that_is_no_causal_language_model_is_refused(run, tmp_path, ca
         num_attention_heads=2,
         intermediate_size=8,
     )
-    config.model_type = "bert"
     BertModel(config).save_pretrained(tmp_path / "bert")
     settings = json.loads((tmp_path / "bert" / "config.json").read_text())
     (tmp_path / "bert" / "config.json").write_text(
         json.dumps(settings | {"model_type": "clip_vision_model"})
     )
-    save_tokenizer(tmp_path / "bert")
+    byte_tokenizer().save_pretrained(tmp_path / "bert")
     assert run(teacher=tmp_path / "bert") == 2
     assert "is not a causal language model" in capsys.readouterr().err
 

@@ -8,8 +8,7 @@ import matplotlib.figure
 import pytest
 import torch
 from matplotlib.image import imread
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from mar_snn import plots
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
@@ -25,38 +24,27 @@ SIZES = {
 }
 
 
-def character_tokenizer():
-    """One token for each byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False
-    )
-
-
-def save(folder, spiking):
+def save(folder, tokenizer, spiking):
     torch.manual_seed(0)
     model = LlambaForCausalLM(LlambaConfig(vocab_size=256, **SIZES))
     if spiking is not None:
         spikify(model, spiking)
         calibrate(model, [{"input_ids": torch.randint(256, (1, 16))}])
     model.save_pretrained(folder)
-    character_tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def spiking_llm(tmp_path_factory):
+def spiking_llm(tmp_path_factory, byte_tokenizer):
     sites = ("mixer.in", "mixer.out", "mlp.out")
     config = SpikingConfig(time_steps=3, sites=sites)
-    return save(tmp_path_factory.mktemp("spiking"), config)
+    return save(tmp_path_factory.mktemp("spiking"), byte_tokenizer(), config)
 
 
 @pytest.fixture(scope="module")
-def dense_llm(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("dense"), None)
+def dense_llm(tmp_path_factory, byte_tokenizer):
+    return save(tmp_path_factory.mktemp("dense"), byte_tokenizer(), None)
 
 
 def run(monkeypatch, script, *arguments):
@@ -85,7 +73,7 @@ def drawn(monkeypatch):
 
 @pytest.mark.parametrize("site", ["mixer.in", "mixer.out", "mlp.out"])
 def test_a_sentence_becomes_the_raster_of_one_site(
-    monkeypatch, capsys, tmp_path, spiking_llm, drawn, site
+    monkeypatch, capsys, tmp_path, spiking_llm, byte_tokenizer, drawn, site
 ):
     output = tmp_path / "raster.png"
     arguments = ("--model", spiking_llm, "--layer", 1, "--site", site)
@@ -109,7 +97,7 @@ def test_a_sentence_becomes_the_raster_of_one_site(
     owner, slot, projection = SITES[site]
     module = getattr(model.backbone.layers[1], owner)
     heard = {}
-    ids = character_tokenizer()(sentence, return_tensors="pt").input_ids
+    ids = byte_tokenizer()(sentence, return_tensors="pt").input_ids
     with torch.no_grad(), listen_to_spikes(lambda e: heard.update([e[:2]])):
         model(input_ids=ids)
     spike_seq = heard[getattr(module, slot)]

@@ -1,9 +1,7 @@
 """examples/train_tiny_teacher.py at a tiny size, and the teacher it left behind."""
 
-import importlib.util
 import re
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -16,17 +14,10 @@ from mar_snn.distill.data import pack, standard_library_text
 from mar_snn.distill.evaluation import perplexity
 from mar_snn.llamba import LlambaForCausalLM
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
-def example() -> ModuleType:
-    path = ROOT / "examples" / "train_tiny_teacher.py"
-    spec = importlib.util.spec_from_file_location("train_tiny_teacher", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_tiny_teacher"] = module
-    spec.loader.exec_module(module)
-    return module
+def example(load_example) -> ModuleType:
+    return load_example("train_tiny_teacher")
 
 
 @pytest.fixture

@@ -61,6 +61,8 @@ class SBDSConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # pinned memory is for an accelerator; without one PyTorch warns of it
+        self.dataloader_pin_memory &= self.device.type != "cpu"
         for name in ("alpha", "beta", "feature_weight", "spike_logging_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(

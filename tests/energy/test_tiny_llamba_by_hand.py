@@ -51,7 +51,9 @@ def everything_but_projections(tokens: int) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def student():
     model = LlambaForCausalLM.from_pretrained(TINY_LLAMBA, dtype=torch.float32)
-    ids = AutoTokenizer.from_pretrained(TINY_LLAMBA)(TEXT, return_tensors="pt").input_ids
+    ids = AutoTokenizer.from_pretrained(TINY_LLAMBA)(
+        TEXT, return_tensors="pt"
+    ).input_ids
     spikify(model.eval())
     calibrate(model, [{"input_ids": ids}])
     return model, ids

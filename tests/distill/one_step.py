@@ -1,0 +1,84 @@
+"""One training step of a tiny student: its gradients and terms. Run by test_processes.py.
+
+    python one_step.py FILE BATCH_SIZE
+
+Several processes, started by torchrun's environment variables, share the eight rows.
+"""
+
+import copy
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from mar_snn.distill import SBDSConfig, SBDSTrainer
+from mar_snn.distill.data import collate
+from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+from mar_snn.spiking import calibrate, spikify
+
+
+def unequal_labels(rows: list[dict]) -> dict:
+    """Row i loses its first i labels."""
+    batch = collate(rows)
+    labels = batch["labels"].clone()
+    for row in labels:
+        row[: int(row[0])] = -100
+    return batch | {"labels": labels}
+
+
+class WriteGradients(TrainerCallback):
+    def __init__(self, model: torch.nn.Module, path: str) -> None:
+        self.model, self.path = model, Path(path)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            gradients = {n: p.grad.clone() for n, p in self.model.named_parameters()}
+            torch.save(gradients, self.path)
+
+
+def main(path: str, batch_size: int) -> None:
+    torch.manual_seed(0)
+    config = LlambaConfig(
+        vocab_size=40,
+        d_model=16,
+        n_layer=2,
+        mlp_cfg={"intermediate_size": 24},
+        ssm_cfg={"d_state": 4, "n_v_heads": 2, "n_qk_heads": 2},
+        initializer_range=0.3,
+    )
+    teacher = LlambaForCausalLM(config)
+    ids = torch.randint(1, 40, (8, 12))
+    ids[:, 0] = torch.arange(8)
+    student = spikify(copy.deepcopy(teacher))
+    calibrate(student, [{"input_ids": ids}])
+    trainer = SBDSTrainer(
+        student,
+        teacher,
+        SBDSConfig(
+            output_dir=tempfile.mkdtemp(),
+            max_steps=1,
+            per_device_train_batch_size=batch_size,
+            max_grad_norm=0.0,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
+        train_dataset=Dataset.from_dict({"input_ids": ids.tolist()}),
+        data_collator=unequal_labels,
+        callbacks=[WriteGradients(student, path)],
+    )
+    trainer.train()
+    if trainer.is_world_process_zero():
+        entry = trainer.state.log_history[0]
+        terms = {k: entry[k] for k in ("forward_kl", "features", "firing_rate")}
+        Path(path).with_suffix(".json").write_text(json.dumps(terms))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
