@@ -1,4 +1,4 @@
-"""One training step of a tiny student: its gradients and terms. Run by test_processes.py.
+"""One training step of a tiny student: its gradients and terms, for test_processes.py.
 
     python one_step.py FILE BATCH_SIZE
 
