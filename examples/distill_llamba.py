@@ -19,23 +19,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 import torch
 from datasets import DatasetDict
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    HfArgumentParser,
-    set_seed,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
@@ -132,7 +123,7 @@ class TrainingArguments(SBDSConfig):
     max_steps: int = field(default=200)
     per_device_train_batch_size: int = field(default=8)
     per_device_eval_batch_size: int = field(default=8)
-    learning_rate: float = field(default=1e-3)
+    learning_rate: float = field(default=2e-4)
     lr_scheduler_type: str = field(default="cosine")
     warmup_steps: float = field(default=10)
     logging_steps: float = field(default=1)
@@ -357,10 +348,9 @@ def draw(
         "training": lambda ax: plots.plot_training(trainer.state.log_history, ax),
     }
     for name, picture in pictures.items():
-        figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
-        picture(ax)
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        picture(figure.subplots())
         figure.savefig(folder / f"{name}.png", dpi=120)
-        plt.close(figure)
 
 
 def draw_raster(trainer: SBDSTrainer, sentence: list[int], ax: Axes) -> None:
