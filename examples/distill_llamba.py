@@ -43,7 +43,7 @@ from mar_snn.spiking import SITES, SpikingConfig, calibrate, coders, spikify
 console = Console()
 
 #: Tokens whose spikes the raster shows.
-RASTER_TOKENS = 24
+RASTER_TOKENS = 12
 
 
 @dataclass
@@ -362,7 +362,9 @@ def draw_raster(trainer: SBDSTrainer, sentence: list[int], ax: Axes) -> None:
     # [T, 1, tokens, channels] -> [tokens · T, channels]
     raster = spike_seq[:, 0].transpose(0, 1).flatten(0, 1)
     decode = trainer.processing_class.decode
-    tokens = [decode(token).encode("unicode_escape").decode() for token in sentence]
+    tokens = [
+        decode(token).strip(" ").encode("unicode_escape").decode() for token in sentence
+    ]
     plots.plot_spike_raster(raster, ax, tokens=tokens).set_title(name, loc="left")
 
 
