@@ -119,8 +119,14 @@ class ATMNCoder(nn.Module):
         decoded: Tensor = _CodeFunction.apply(x, v_threshold, code).to(x.dtype)
         if is_listening():
             spike_seq = x.new_empty(self.time_steps, *x.shape)
-            planes_of = x.detach(), v_threshold.detach()
-            unit_code(*planes_of, *code[:3], spike_seq=spike_seq)
+            unit_code(
+                x.detach(),
+                v_threshold.detach(),
+                self.weights,
+                self.tau,
+                self.fire_ratio,
+                spike_seq=spike_seq,
+            )
             declare_spikes(self, spike_seq, decoded)
         return decoded
 
