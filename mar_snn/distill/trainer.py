@@ -173,44 +173,29 @@ class SBDSTrainer(Trainer):
         args = self.args
         inputs = dict(inputs)
         labels = F.pad(inputs.pop("labels"), (0, 1), value=-100)[:, 1:]
-        aligned = args.feature_weight > 0
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            if aligned:
-                wanted = stack.enter_context(
-                    record_features(self.teacher_model, args.feature_points)
-                )
-            teacher_logits = self.teacher_model(**inputs, use_cache=False).logits
-        with ExitStack() as stack:
-            if aligned:
-                given = stack.enter_context(record_features(model, args.feature_points))
-            if model.training and self._logs_spikes():
-                stack.enter_context(listen_to_spikes(self._count_spikes))
-            outputs = model(**inputs, use_cache=False)
         mask = labels != -100
-        tokens = mask.sum()
-        num_items = (
-            tokens.clamp(min=1)
-            if num_items_in_batch is None
-            else (
-                torch.as_tensor(num_items_in_batch, device=labels.device).clamp(min=1)
-            )
-        )
-        divergence = bidirectional_kl(
+        if num_items_in_batch is None:
+            num_items = mask.sum().clamp(min=1)
+        else:
+            num_items = torch.as_tensor(num_items_in_batch, device=labels.device)
+            num_items = num_items.clamp(min=1)
+        with torch.no_grad():
+            wanted, wanted_features = self._run(self.teacher_model, inputs)
+        outputs, features = self._run(model, inputs)
+        terms = bidirectional_kl(
             outputs.logits,
-            teacher_logits,
+            wanted.logits,
             labels,
             alpha=args.alpha,
             beta=args.beta,
             temperature=args.temperature,
             num_items=num_items,
-        )
-        terms = divergence._asdict()
+        )._asdict()
         loss = terms.pop("loss")
-        if aligned:
+        if args.feature_weight > 0:
             terms["features"] = feature_alignment(
-                list(given.values()),
-                list(wanted.values()),
+                features,
+                wanted_features,
                 mask,
                 distance=args.feature_distance,
                 num_items=num_items,
@@ -218,11 +203,25 @@ class SBDSTrainer(Trainer):
             loss = loss + args.feature_weight * terms["features"]
         if model.training:
             for name, term in terms.items():
-                self._add_term(name, term.detach() * num_items, tokens)
+                self._add_term(name, term.detach() * num_items, mask.sum())
         if num_items_in_batch is not None and args.average_tokens_across_devices:
             # every process divides by the tokens of all, and DDP takes the mean
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _run(
+        self, model: nn.Module, inputs: dict[str, Tensor]
+    ) -> tuple[Any, list[Tensor]]:
+        """The outputs of a model and its features, of which there may be none."""
+        features: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            if self.args.feature_weight > 0:
+                recorded = record_features(model, self.args.feature_points)
+                features = stack.enter_context(recorded)
+            if model.training and self._logs_spikes():
+                stack.enter_context(listen_to_spikes(self._count_spikes))
+            outputs = model(**inputs, use_cache=False)
+        return outputs, list(features.values())
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """What transformers decays, without the thresholds."""
