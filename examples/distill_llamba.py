@@ -102,6 +102,7 @@ class DistillArguments:
                 raise ValueError(
                     f"--{name} must be at least 1, got {getattr(self, name)}"
                 )
+        self.spiking()
 
     def spiking(self) -> SpikingConfig:
         """The coders that these arguments describe."""
@@ -168,11 +169,8 @@ def main() -> int:
     try:
         trainer.train(resume_from_checkpoint=resume)
     except TrainingInterrupted as interrupt:
-        print(
-            f"Interrupted. Go on with the same command and --resume_from_checkpoint "
-            f"{interrupt.checkpoint}",
-            file=sys.stderr,
-        )
+        way_on = f"--resume_from_checkpoint {interrupt.checkpoint}"
+        print(f"Interrupted. Go on: the same command and {way_on}", file=sys.stderr)
         return 130
     perplexities["distilled"] = measure(student, desc="Perplexity, distilled student")
     report = count_energy(student, rows, options)
@@ -197,18 +195,15 @@ def main() -> int:
 
 
 def parse_arguments() -> tuple[DistillArguments, TrainingArguments]:
-    """The options of the example and of the training.
-
-    Raises:
-        ValueError: for a number or name out of range.
-    """
+    """The options of the example and of the training; a ValueError for bad ones."""
     parser = HfArgumentParser(
         (DistillArguments, TrainingArguments),
         description=__doc__,
         usage="%(prog)s [--teacher NAME] [--train_data NAME] ... (--help lists all)",
     )
     options, args = parser.parse_args_into_dataclasses()
-    options.spiking()
+    if Path(args.output_dir).is_file():
+        raise ValueError(f"--output_dir {args.output_dir} is a file, not a folder")
     return options, args
 
 

@@ -193,6 +193,13 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(run, texts, capsys):
+    before = texts.read_text()
+    assert run(output_dir=texts) == 2
+    assert "texts.jsonl is a file, not a folder" in capsys.readouterr().err
+    assert texts.read_text() == before
+
+
 def test_empty_data_is_refused(run, tmp_path, capsys):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
