@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import torch
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
@@ -77,14 +78,9 @@ def replace_neurons(
                 "with soft_reset=True"
             )
         settings = _settings(node) | copy.deepcopy(kwargs)
-        replacement = neuron_class(**settings).train(node.training)
-        tensors = chain(_tensors(node), parent.parameters(), net.parameters())
-        near = next(tensors, None)
-        replacements[node] = (
-            replacement if near is None else replacement.to(near.device)
-        )
+        replacements[node] = neuron_class(**settings).train(node.training)
     for parent, name, node in slots:
-        setattr(parent, name, replacements[node])
+        setattr(parent, name, replacements[node].to(_device(node, parent, net)))
     for module in net.modules():
         functional.invalidate_reset_cache(module)
     return len(replacements)
@@ -123,7 +119,10 @@ def _settings(node: Any) -> dict[str, Any]:
     }
 
 
-def _tensors(node: Any) -> list[Tensor]:
-    """Parameters and membrane of a node: they know its device."""
-    memories = [memory for memory in node.memories() if isinstance(memory, Tensor)]
-    return [*node.parameters(), *memories]
+def _device(node: Any, *around: nn.Module) -> torch.device:
+    """Where the first tensor of a node, or else of the modules around it, lives."""
+    memories = (memory for memory in node.memories() if isinstance(memory, Tensor))
+    parameters = (module.parameters() for module in (node, *around))
+    for tensor in chain(memories, *parameters):
+        return tensor.device
+    return torch.device("cpu")
