@@ -108,6 +108,23 @@ def test_the_figures_of_the_readme_are_those_of_the_committed_results():
         assert f"| {' | '.join(cells)} |" in readme
 
 
+def test_the_figures_of_the_fire_ratio_are_those_of_the_committed_results():
+    page = (ROOT / "docs" / "distillation.md").read_text(encoding="utf-8")
+    for ratio, name in (("2/3", "demo-cpu.json"), ("1", "demo-rho1-cpu.json")):
+        results = read_results(name)
+        cells = [
+            f"{results['mean'][key]:,.{digits}f} ± {results['std'][key]:,.{digits}f}"
+            for key, digits in (
+                ("perplexity.calibrated", 2),
+                ("perplexity.distilled", 2),
+                ("perplexity_ratio", 3),
+                ("firing_rate", 4),
+                ("synops_per_token", 0),
+            )
+        ]
+        assert f"| {ratio} | {' | '.join(cells)} |" in page
+
+
 def test_the_distilled_student_is_within_five_percent_of_its_teacher():
     for run in read_results("demo-cpu.json")["runs"]:
         assert run["perplexity_ratio"] <= 1.05
