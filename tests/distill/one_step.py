@@ -78,6 +78,10 @@ def main(path: str, batch_size: int) -> None:
         entry = trainer.state.log_history[0]
         terms = {k: entry[k] for k in ("forward_kl", "features", "firing_rate")}
         Path(path).with_suffix(".json").write_text(json.dumps(terms))
+    if torch.distributed.is_initialized():
+        # a process that leaves first would abort the threads of the others
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
