@@ -318,24 +318,6 @@ def test_no_state_is_kept_between_calls():
     assert list(coder.state_dict()) == ["neuron.a"]
 
 
-def test_the_coder_declares_its_spikes_and_its_value():
-    heard, coder = [], coder_with_thresholds()
-    x = torch.randn(5, 7, requires_grad=True)
-    with listen_to_spikes(heard.append):
-        decoded = coder(x)
-    assert len(heard) == 1
-    assert heard[0].neuron is coder
-    assert heard[0].output is decoded
-    assert torch.equal(heard[0].spike_seq, coder.encode(x))
-    assert not heard[0].spike_seq.requires_grad
-
-
-def test_nothing_is_encoded_while_nobody_listens(monkeypatch):
-    coder = ATMNCoder(3)
-    monkeypatch.setattr(coder, "encode", None)
-    coder(torch.ones(3))
-
-
 def test_a_continuous_surrogate_gives_continuous_values_and_declares_nothing():
     heard = []
     smooth = surrogate.Sigmoid(spiking=False)

@@ -11,6 +11,8 @@ from mar_snn.neurons import (
     listen_to_spikes,
     record_spikes,
 )
+from mar_snn.neurons import coder as coder_module
+from mar_snn.neurons.coder import unit_code
 from mar_snn.neurons.spikes import declare_spikes, is_listening
 
 
@@ -60,3 +62,31 @@ def test_of_a_neuron_that_is_called_twice_the_last_call_is_recorded():
         nn.Sequential(coder, nn.Flatten(), coder), torch.ones(1, 1)
     )
     assert recorded[coder].equal(coder.encode(coder(torch.ones(1, 1))))
+
+
+def test_the_coder_declares_its_spikes_and_its_value():
+    heard, coder = [], ATMNCoder(7, v_threshold=0.5)
+    x = torch.randn(5, 7, requires_grad=True)
+    with listen_to_spikes(heard.append):
+        decoded = coder(x)
+    assert len(heard) == 1
+    assert heard[0].neuron is coder
+    assert heard[0].output is decoded
+    assert torch.equal(heard[0].spike_seq, coder.encode(x))
+    assert not heard[0].spike_seq.requires_grad
+
+
+def test_a_coder_builds_its_spikes_only_while_somebody_listens(monkeypatch):
+    built = []
+
+    def watch(*args, **kwargs):
+        built.append(kwargs.get("spike_seq") is not None)
+        return unit_code(*args, **kwargs)
+
+    monkeypatch.setattr(coder_module, "unit_code", watch)
+    coder = ATMNCoder(3)
+    coder(torch.ones(3))
+    assert built == [False]
+    with listen_to_spikes(lambda event: None):
+        coder(torch.ones(3))
+    assert built == [False, False, True]
