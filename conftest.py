@@ -47,5 +47,5 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return poisoned
 
-    for name in ("empty", "empty_like"):
+    for name in ("empty", "empty_like", "empty_strided"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
-from mar_snn.neurons.coder import ATMNCoder, unit_code
+from mar_snn.neurons import ops
+from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 
 __all__ = ["SITES", "SpikingConfig", "calibrate", "coders", "fill_slots", "spikify"]
@@ -253,14 +254,16 @@ class _ThresholdFit:
         """Add what each candidate threshold loses of `x`."""
         wide = x.to(self.errors)
         for error, v_threshold in zip(self.errors, self.thresholds(), strict=True):
-            code = unit_code(
+            code = ops.atmn_code(
                 wide,
                 v_threshold,
                 self.coder.weights,
                 tau=self.coder.tau,
                 fire_ratio=self.coder.fire_ratio,
+                surrogate_function=None,
+                backend=self.coder.neuron.backend,
             )
-            residual = torch.addcmul(wide, code, v_threshold, value=-1.0)
+            residual = wide - code
             error += residual.square_().flatten(0, -2).sum(0)
 
     def apply(self) -> None:

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 
-from mar_snn.neurons.backends import resolve_backend
-from mar_snn.neurons.reference import atmn_multi_step, atmn_step, membrane_dtype
+from mar_snn.neurons.backends import check_backend
+from mar_snn.neurons.ops import atmn_multi_step
+from mar_snn.neurons.reference import membrane_dtype
 from mar_snn.neurons.spikes import declare_spikes, is_listening
 from mar_snn.neurons.surrogate import SurrogateFunction, emits_spikes
 
@@ -39,11 +40,12 @@ class ATMNNode(neuron.BaseNode):
         num_channels: None for one threshold, or one for each channel.
         channel_dim: the channel axis of the single-step tensor.
         fire_ratio: rho, fire at rho V and reset by V.
-        backend: "auto" or "torch".
+        backend: "torch", "triton" or "cupy"; "auto" takes the fastest that can run on
+            the input's device, or what the environment variable MAR_SNN_BACKEND names.
 
     Raises:
         ValueError: an argument out of range, or a `v_reset`.
-        RuntimeError: a backend that cannot run here.
+        RuntimeError: a backend whose package is missing.
     """
 
     #: log of the threshold, [1] or [num_channels]; leave it out of weight decay
@@ -72,7 +74,7 @@ class ATMNNode(neuron.BaseNode):
             )
         if num_channels is not None and num_channels < 1:
             raise ValueError(f"num_channels must be None or >= 1, got {num_channels}")
-        resolve_backend(backend)
+        check_backend(backend)
         super().__init__(
             v_threshold=v_threshold,
             v_reset=None,
@@ -126,24 +128,17 @@ class ATMNNode(neuron.BaseNode):
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **_: object
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         """((spike,), (v,)) of one step; no state of the node is read or written."""
-        spike, v = atmn_step(
-            inputs[0],
-            states[0],
-            self._threshold_beside(inputs[0].shape),
-            tau=self.tau,
-            fire_ratio=self.fire_ratio,
-            surrogate_function=self.surrogate_function,
-            detach_reset=self.detach_reset,
-        )
-        if is_listening() and emits_spikes(self.surrogate_function):
-            declare_spikes(self, spike.unsqueeze(0), spike)
+        spike_seq, v = self._run(inputs[0].unsqueeze(0), states[0])[:2]
+        spike = spike_seq.squeeze(0)
+        self._declare(spike_seq, spike)
         return (spike,), (v, *states[1:])
 
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **_: object
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         """((spike_seq,), (v,)) of T steps; no state of the node is read or written."""
-        spike_seq, v = self._run(inputs[0], states[0], store_v_seq=False)[:2]
+        spike_seq, v = self._run(inputs[0], states[0])[:2]
+        self._declare(spike_seq, spike_seq)
         return (spike_seq,), (v, *states[1:])
 
     def multi_step_forward(
@@ -154,12 +149,13 @@ class ATMNNode(neuron.BaseNode):
         spike_seq, v, v_seq = self._run(x_seq, v, store_v_seq=self.store_v_seq)
         self._memories["v"] = v
         self.v_seq = v_seq
+        self._declare(spike_seq, spike_seq)
         return spike_seq
 
     def _run(
-        self, x_seq: Tensor, v: Tensor, *, store_v_seq: bool
+        self, x_seq: Tensor, v: Tensor, *, store_v_seq: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        spike_seq, v, v_seq = atmn_multi_step(
+        return atmn_multi_step(
             x_seq,
             v,
             self._threshold_beside(x_seq.shape[1:]),
@@ -168,10 +164,12 @@ class ATMNNode(neuron.BaseNode):
             surrogate_function=self.surrogate_function,
             detach_reset=self.detach_reset,
             store_v_seq=store_v_seq,
+            backend=self.backend,
         )
+
+    def _declare(self, spike_seq: Tensor, output: Tensor) -> None:
         if is_listening() and emits_spikes(self.surrogate_function):
-            declare_spikes(self, spike_seq, spike_seq)
-        return spike_seq, v, v_seq
+            declare_spikes(self, spike_seq, output)
 
     def _threshold_beside(self, shape: torch.Size) -> Tensor:
         """The threshold, shaped to broadcast against a single-step tensor."""

@@ -5,30 +5,20 @@ the weighted sum of the projections of the spikes, so training multiplies once, 
 event-driven machine only adds.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from mar_snn.neurons import ops
 from mar_snn.neurons.atmn import ATMNNode
-from mar_snn.neurons.reference import (
-    atmn_code,
-    atmn_decode,
-    atmn_encode,
-    membrane_dtype,
-    readout_weights,
-)
+from mar_snn.neurons.reference import atmn_decode, atmn_encode, readout_weights
 from mar_snn.neurons.spikes import declare_spikes, is_listening
-from mar_snn.neurons.surrogate import (
-    SurrogateFunction,
-    emits_spikes,
-    surrogate_backward,
-)
+from mar_snn.neurons.surrogate import SurrogateFunction, emits_spikes
 
-__all__ = ["ATMNCoder", "unit_code"]
+__all__ = ["ATMNCoder"]
 
 Gradient = Literal["straight_through", "surrogate"]
 
@@ -51,11 +41,11 @@ class ATMNCoder(nn.Module):
         gradient: "straight_through" passes the gradient where the code does not
             saturate; "surrogate" goes through the T steps in units of the threshold.
         detach_reset: cut the surrogate gradient through the spike in the reset.
-        backend: "auto" or "torch".
+        backend: as for `ATMNNode`.
 
     Raises:
         ValueError: an argument out of range.
-        RuntimeError: a backend that cannot run here.
+        RuntimeError: a backend whose package is missing.
     """
 
     def __init__(
@@ -105,29 +95,15 @@ class ATMNCoder(nn.Module):
     ) -> Float[Tensor, "*batch channels"]:
         """The decoded value of `x`, in its dtype."""
         self._check_channels(x)
-        node = self.neuron
-        if not emits_spikes(node.surrogate_function):
-            return atmn_code(x, node.v_threshold, self.weights, **self._dynamics())
-        code = _Code(
-            self.weights,
-            self.tau,
-            self.fire_ratio,
-            node.surrogate_function if self.gradient == "surrogate" else None,
-            node.detach_reset,
+        node, dynamics = self.neuron, self._dynamics()
+        spiking = emits_spikes(node.surrogate_function)
+        if spiking and self.gradient == "straight_through":
+            dynamics["surrogate_function"] = None
+        decoded = ops.atmn_code(
+            x, node.v_threshold, self.weights, **dynamics, backend=node.backend
         )
-        v_threshold = node.v_threshold.to(membrane_dtype(x.dtype))
-        decoded: Tensor = _CodeFunction.apply(x, v_threshold, code).to(x.dtype)
-        if is_listening():
-            spike_seq = x.new_empty(self.time_steps, *x.shape)
-            unit_code(
-                x.detach(),
-                v_threshold.detach(),
-                self.weights,
-                self.tau,
-                self.fire_ratio,
-                spike_seq=spike_seq,
-            )
-            declare_spikes(self, spike_seq, decoded)
+        if spiking and is_listening():
+            declare_spikes(self, self._spikes_of(x), decoded)
         return decoded
 
     def encode(
@@ -154,6 +130,22 @@ class ATMNCoder(nn.Module):
         self._check_channels(spike_seq)
         return atmn_decode(spike_seq, self.neuron.v_threshold, self.weights)
 
+    @torch.no_grad()
+    def _spikes_of(self, x: Tensor) -> Tensor:
+        """What `encode` returns, by the kernels that made the code."""
+        fed = torch.zeros((self.time_steps, *x.shape), dtype=x.dtype, device=x.device)
+        fed[0] = x
+        spike_seq, _, _ = ops.atmn_multi_step(
+            fed,
+            torch.zeros_like(x),
+            self.neuron.v_threshold,
+            tau=self.tau,
+            fire_ratio=self.fire_ratio,
+            surrogate_function=self.neuron.surrogate_function,
+            backend=self.neuron.backend,
+        )
+        return spike_seq
+
     def extra_repr(self) -> str:
         return (
             f"{self.num_channels}, time_steps={self.time_steps}, tau={self.tau:.4g}, "
@@ -177,144 +169,3 @@ class ATMNCoder(nn.Module):
             "surrogate_function": self.neuron.surrogate_function,
             "detach_reset": self.neuron.detach_reset,
         }
-
-
-@torch.no_grad()
-def unit_code(
-    x: Float[Tensor, "*batch channels"],
-    v_threshold: Float[Tensor, " channels"],
-    weights: tuple[float, ...],
-    tau: float,
-    fire_ratio: float,
-    *,
-    spike_seq: Float[Tensor, " T *batch channels"] | None = None,
-) -> Float[Tensor, "*batch channels"]:
-    """The code f(x / V) = sum_t w[t] s[t]; times V it is the decoded value of `x`.
-
-    No gradient and no [T, ...] tensor: the arithmetic of `reference.atmn_encode` in
-    place, bit for bit. Float32 for 16-bit inputs. The spikes are written to `spike_seq`
-    where it is given.
-    """
-    h = x.to(membrane_dtype(x.dtype), copy=True)
-    v_threshold = v_threshold.to(h.dtype)
-    fire_threshold = fire_ratio * v_threshold
-    code = torch.zeros_like(h)
-    spike, negative = torch.empty_like(h), torch.empty_like(h)
-    for t, weight in enumerate(weights):
-        if t > 0:
-            h.addcmul_(spike, v_threshold, value=-1.0).mul_(1.0 / tau)
-        _ternary_spike_(h, fire_threshold, spike=spike, negative=negative)
-        if spike_seq is not None:
-            spike_seq[t] = spike
-        code.add_(spike, alpha=weight)
-    return code
-
-
-def _ternary_spike_(
-    h: Tensor, fire_threshold: Tensor, *, spike: Tensor, negative: Tensor
-) -> None:
-    """Fill `spike` with the forward of `surrogate.ternary_spike`."""
-    # comparisons into floating-point memory: ten times faster than a cast of booleans
-    torch.ge(h, fire_threshold, out=spike)
-    torch.le(h, -fire_threshold, out=negative)
-    spike.sub_(negative)
-
-
-class _Code(NamedTuple):
-    """How a value is coded: everything but the value and the threshold."""
-
-    weights: tuple[float, ...]
-    tau: float
-    fire_ratio: float
-    #: None for the straight-through gradient
-    surrogate_function: SurrogateFunction | None
-    detach_reset: bool
-
-
-class _CodeFunction(torch.autograd.Function):
-    """y = V f(x / V), with dy/dx = f'(u) and dy/dV = f(u) - u f'(u) at u = x / V."""
-
-    @staticmethod
-    def forward(x: Tensor, v_threshold: Tensor, code: _Code) -> Tensor:
-        value = unit_code(
-            x, v_threshold, code.weights, tau=code.tau, fire_ratio=code.fire_ratio
-        )
-        # a new tensor: one that was written in place, or cast to the dtype it has,
-        # loses its gradient under torch.compile (pytorch/pytorch#180642)
-        return value * v_threshold
-
-    @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, _Code], _output: Tensor
-    ) -> None:
-        x, v_threshold, ctx.code = inputs
-        ctx.save_for_backward(x, v_threshold)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, v_threshold = ctx.saved_tensors
-        surrogate_function = ctx.code.surrogate_function
-        if surrogate_function is None:
-            value, slope = _straight_through(x, v_threshold, ctx.code)
-        else:
-            value, slope = _through_surrogate(
-                x, v_threshold, ctx.code, surrogate_function
-            )
-        grad_x = grad_threshold = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad * slope).to(x.dtype)
-        if ctx.needs_input_grad[1]:
-            # where the slope is zero an infinite u must not turn into 0 * inf
-            share = (x / v_threshold).mul_(slope).nan_to_num_(0.0, 0.0, 0.0)
-            share = torch.sub(value, share, out=share).mul_(grad)
-            grad_threshold = share.flatten(0, -2).sum(0) if x.ndim > 1 else share
-        return grad_x, grad_threshold, None
-
-
-def _straight_through(
-    x: Tensor, v_threshold: Tensor, code: _Code
-) -> tuple[Tensor, Tensor]:
-    """f(u), and 1 where the code reaches u, 0 where it saturates.
-
-    The largest value is sum_t w[t]. A code that has one more digit to spend leaves up
-    to rho of the last digit uncoded; the largest code is allowed the same.
-    """
-    weights = code.weights
-    value = unit_code(x, v_threshold, weights, tau=code.tau, fire_ratio=code.fire_ratio)
-    limit = (sum(weights) + code.fire_ratio * weights[-1]) * v_threshold
-    slope = x.to(value.dtype).abs()
-    return value, torch.le(slope, limit, out=slope)
-
-
-def _through_surrogate(
-    x: Tensor,
-    v_threshold: Tensor,
-    code: _Code,
-    surrogate_function: SurrogateFunction,
-) -> tuple[Tensor, Tensor]:
-    """f(u) and f'(u) by the chain rule through the T steps, the surrogate for [.]'.
-
-    u is one number for each output, so the derivative is carried forward beside the
-    membrane: no step has to be kept for a way back.
-    """
-    h = x.to(membrane_dtype(x.dtype), copy=True)
-    value, slope = torch.zeros_like(h), torch.zeros_like(h)
-    spike, negative = torch.empty_like(h), torch.empty_like(h)
-    h_slope = torch.ones_like(h)
-    spent_slope: Tensor | float = 0.0
-    for t, weight in enumerate(code.weights):
-        if t > 0:
-            h.addcmul_(spike, v_threshold, value=-1.0).mul_(1.0 / code.tau)
-            h_slope.sub_(spent_slope).mul_(1.0 / code.tau)
-        _ternary_spike_(
-            h, code.fire_ratio * v_threshold, spike=spike, negative=negative
-        )
-        value.add_(spike, alpha=weight)
-        distance = h / v_threshold
-        spike_slope = surrogate_backward(
-            surrogate_function, h_slope, distance - code.fire_ratio
-        ) + surrogate_backward(surrogate_function, h_slope, -distance - code.fire_ratio)
-        slope.add_(spike_slope, alpha=weight)
-        spent_slope = 0.0 if code.detach_reset else spike_slope
-    return value, slope

@@ -27,6 +27,7 @@ __all__ = [
     "atmn_step",
     "membrane_dtype",
     "readout_weights",
+    "saturation",
 ]
 
 
@@ -117,6 +118,15 @@ def readout_weights(readout: str, tau: float, time_steps: int) -> tuple[float, .
     raise ValueError(f"readout must be 'geometric' or 'sum', got {readout!r}")
 
 
+def saturation(weights: Sequence[float], fire_ratio: float) -> float:
+    """The largest |x / V| that is still coded, sum_t w[t] + rho w[T-1].
+
+    The largest code is the sum. A code that has one more digit to spend leaves up to
+    rho of the last digit uncoded; the largest code is allowed the same.
+    """
+    return sum(weights) + fire_ratio * weights[-1]
+
+
 def atmn_encode(
     x: Float[Tensor, "*neurons"],
     v_threshold: Float[Tensor, "*#neurons"],
@@ -169,17 +179,33 @@ def atmn_code(
     *,
     tau: float,
     fire_ratio: float = 1.0,
-    surrogate_function: SurrogateFunction,
+    surrogate_function: SurrogateFunction | None,
     detach_reset: bool = False,
 ) -> Float[Tensor, "*neurons"]:
-    """What decoding returns of encoded `x`: the coder's slow twin, plain autograd."""
+    """What decoding returns of encoded `x`.
+
+    The gradient goes through the T steps, or without a surrogate straight through: as
+    if y were x up to the saturation, and constant in x beyond. y = V f(x / V) in both.
+    """
     spike_seq = atmn_encode(
         x,
         v_threshold,
         time_steps=len(weights),
         tau=tau,
         fire_ratio=fire_ratio,
-        surrogate_function=surrogate_function,
+        surrogate_function=surrogate_function or _silent_step,
         detach_reset=detach_reset,
     )
-    return atmn_decode(spike_seq, v_threshold, weights)
+    code = atmn_decode(spike_seq, v_threshold, weights)
+    if surrogate_function is not None:
+        return code
+    dtype = membrane_dtype(x.dtype)
+    limit = saturation(weights, fire_ratio) * v_threshold.to(dtype)
+    reached = torch.where(x.to(dtype).abs() <= limit, x.to(dtype), 0.0)
+    ratio = reached / v_threshold.to(dtype)
+    return code + (v_threshold.to(dtype) * (ratio - ratio.detach())).to(x.dtype)
+
+
+def _silent_step(x: Tensor) -> Tensor:
+    """The step function, 1 from zero on, without a gradient."""
+    return (x.detach() >= 0).to(x.dtype)

@@ -1,13 +1,29 @@
 """The two-sided (ternary) surrogate, built from any surrogate of SpikingJelly."""
 
-import inspect
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float
+from spikingjelly.activation_based import surrogate
 from torch import Tensor
 
-__all__ = ["SurrogateFunction", "emits_spikes", "surrogate_backward", "ternary_spike"]
+__all__ = [
+    "KERNEL_SURROGATES",
+    "SurrogateFunction",
+    "emits_spikes",
+    "kernel_surrogate",
+    "ternary_spike",
+]
+
+#: classes of `spikingjelly.activation_based.surrogate` that kernels know by name
+KERNEL_SURROGATES = (
+    "Sigmoid",
+    "ATan",
+    "PiecewiseQuadratic",
+    "PiecewiseExp",
+    "SoftSign",
+    "SuperSpike",
+    "Erf",
+)
 
 #: A step function forward and a smooth one backward: an instance of one of the classes
 #: of `spikingjelly.activation_based.surrogate`, or any callable that behaves like one.
@@ -34,36 +50,19 @@ def emits_spikes(surrogate_function: SurrogateFunction) -> bool:
     return bool(getattr(surrogate_function, "spiking", True))
 
 
-def surrogate_backward(
+def kernel_surrogate(
     surrogate_function: SurrogateFunction,
-    grad: Float[Tensor, "*neurons"],
-    x: Float[Tensor, "*neurons"],
-) -> Float[Tensor, "*neurons"]:
-    """`grad` times the surrogate's derivative at `x`.
+) -> tuple[str, float] | None:
+    """The name and alpha under which kernels know the surrogate; None if they do not.
 
-    SpikingJelly's own formula, `surrogate_function.backward(grad, x, **parameters)`,
-    where the class has one; autograd through the surrogate where it has none.
+    They know SpikingJelly's own classes with a number for alpha, while spiking.
     """
-    parameters = _backward_parameters(surrogate_function)
-    if parameters is not None and emits_spikes(surrogate_function):
-        return surrogate_function.backward(  # type: ignore[attr-defined]
-            grad, x, **parameters
-        )
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (grad_x,) = torch.autograd.grad(surrogate_function(x), x, grad)
-    return grad_x
-
-
-def _backward_parameters(
-    surrogate_function: SurrogateFunction,
-) -> dict[str, object] | None:
-    """What `backward` wants beside (grad, x); None where it cannot be called."""
-    backward = getattr(surrogate_function, "backward", None)
-    if backward is None:
-        return None
-    names = list(inspect.signature(backward).parameters)[2:]
-    # DeterministicPass.backward asks for an alpha which the class does not have
-    if not all(hasattr(surrogate_function, name) for name in names):
-        return None
-    return {name: getattr(surrogate_function, name) for name in names}
+    name = type(surrogate_function).__name__
+    alpha = getattr(surrogate_function, "alpha", None)
+    known = (
+        name in KERNEL_SURROGATES
+        and type(surrogate_function) is getattr(surrogate, name)
+        and isinstance(alpha, int | float)
+        and emits_spikes(surrogate_function)
+    )
+    return (name, float(alpha)) if known and alpha is not None else None

@@ -1,30 +1,145 @@
-"""What runs, and the sentence when it cannot."""
+"""What runs, what is said about it, and the sentence when it cannot."""
+
+import logging
 
 import pytest
+import torch
+from spikingjelly.activation_based import surrogate
 
-from mar_snn.neurons import ATMNCoder, ATMNNode
-from mar_snn.neurons.backends import resolve_backend
+from mar_snn.neurons import ATMNCoder, ATMNNode, backends, torch_kernels
+from mar_snn.neurons.backends import (
+    Kernels,
+    available_backends,
+    check_backend,
+    kernels_for,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_decisions(monkeypatch):
+    """Every test decides, and says so, for the first time."""
+    monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(backends, "_reported", set())
+    backends._kernels_for.cache_clear()
+    yield
+    backends._kernels_for.cache_clear()
+
+
+def installed(monkeypatch, *names):
+    monkeypatch.setattr(
+        backends, "find_spec", lambda name: object() if name in names else None
+    )
+
+
+def test_the_torch_kernels_keep_the_contract():
+    assert isinstance(torch_kernels, Kernels)
 
 
 @pytest.mark.parametrize("name", ["auto", "torch"])
 def test_torch_runs_everywhere(name):
-    assert resolve_backend(name) == "torch"
+    assert kernels_for(name, CPU) is torch_kernels
     assert ATMNNode(backend=name).backend == name
 
 
-def test_a_missing_cupy_kernel_names_the_extra_and_the_way_out():
+def test_auto_says_once_what_it_became(caplog):
+    with caplog.at_level(logging.INFO, "mar_snn.neurons.backends"):
+        for _ in range(3):
+            ATMNNode()(torch.ones(2))
+    assert caplog.messages == ["ATMN runs on cpu with backend='torch'"]
+
+
+def test_auto_takes_the_first_that_a_gpu_can_run(monkeypatch):
+    installed(monkeypatch, "triton", "cupy")
+    assert available_backends("cuda") == {"triton": "", "cupy": "", "torch": ""}
+    installed(monkeypatch, "cupy")
+    assert available_backends("cuda")["cupy"] == ""
+    assert "pip install triton" in available_backends("cuda")["triton"]
+    installed(monkeypatch)
+    assert kernels_for("auto", torch.device("cuda")) is torch_kernels
+
+
+def test_auto_never_interprets_triton_on_the_cpu(monkeypatch):
+    installed(monkeypatch, "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert available_backends("cpu")["triton"] == ""
+    assert kernels_for("auto", CPU) is torch_kernels
+
+
+def test_kernels_for_gpus_say_where_the_tensors_are(monkeypatch):
+    installed(monkeypatch, "triton", "cupy")
+    with pytest.raises(RuntimeError, match="run on GPUs, the tensors are on cpu"):
+        kernels_for("triton", CPU)
+    with pytest.raises(RuntimeError, match="NVIDIA GPUs, the tensors are on cpu; use"):
+        ATMNNode(backend="cupy")(torch.ones(2))
+    with pytest.raises(RuntimeError, match="use backend='auto', or one of 'torch'"):
+        kernels_for("cupy", CPU)
+
+
+def test_cuda_source_does_not_run_on_rocm(monkeypatch):
+    installed(monkeypatch, "triton", "cupy")
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert available_backends("cuda")["triton"] == ""
+    assert "NVIDIA" in available_backends("cuda")["cupy"]
+
+
+def test_the_environment_speaks_for_auto_and_for_nothing_else(monkeypatch):
+    installed(monkeypatch, "triton")
+    monkeypatch.setenv("MAR_SNN_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match="backend='triton' cannot run here"):
+        kernels_for("auto", CPU)
+    assert kernels_for("torch", CPU) is torch_kernels
+    monkeypatch.setenv("MAR_SNN_BACKEND", "tritn")
+    with pytest.raises(ValueError, match="'cupy', got 'tritn'"):
+        kernels_for("auto", CPU)
+
+
+def test_a_missing_package_is_named_before_anything_runs(monkeypatch):
+    installed(monkeypatch)
     with pytest.raises(RuntimeError, match=r"pip install 'mar-snn\[cupy\]'") as error:
-        resolve_backend("cupy")
-    assert "use backend='auto' or backend='torch'" in str(error.value)
-
-
-def test_a_missing_triton_kernel_is_not_replaced_in_silence():
-    with pytest.raises(RuntimeError, match="backend='triton' has no kernel"):
-        ATMNNode(backend="triton")
-    with pytest.raises(RuntimeError, match="backend='triton' has no kernel"):
+        ATMNNode(backend="cupy")
+    assert "install it, or use backend='auto'" in str(error.value)
+    with pytest.raises(RuntimeError, match="Triton comes with PyTorch on Linux"):
         ATMNCoder(3, backend="triton")
 
 
 def test_an_unknown_backend_lists_the_known_ones():
     with pytest.raises(ValueError, match="'auto', 'torch', 'triton', 'cupy', got 'c'"):
-        resolve_backend("c")
+        check_backend("c")
+
+
+def test_a_surrogate_without_a_kernel_says_so_once_and_runs(caplog):
+    x = torch.full((2,), 1.1, requires_grad=True)
+    for _ in range(3):
+        node = ATMNNode(surrogate_function=surrogate.Rect())
+        node(x).sum().backward()
+    # three passes, each with a slope of 1 inside half a unit around the threshold
+    assert x.grad.tolist() == [3.0, 3.0]
+    assert len(caplog.messages) == 1
+    assert "the surrogate Rect has no kernel" in caplog.messages[0]
+    ATMNNode(surrogate_function=surrogate.S2NN())(x)
+    assert len(caplog.messages) == 2
+
+
+def test_a_smooth_surrogate_is_no_news(caplog):
+    ATMNNode(surrogate_function=surrogate.ATan(spiking=False))(torch.ones(2))
+    ATMNNode()(torch.ones(2))
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_a_kernel_asked_for_by_name_is_not_replaced_in_silence(monkeypatch, backend):
+    installed(monkeypatch, "triton", "cupy")
+    node = ATMNNode(surrogate_function=surrogate.Rect(), backend=backend)
+    with pytest.raises(RuntimeError, match="no kernel for the surrogate Rect: use"):
+        node(torch.ones(2))
+    coder = ATMNCoder(
+        2,
+        surrogate_function=surrogate.Rect(),
+        gradient="surrogate",
+        backend=backend,
+    )
+    with pytest.raises(RuntimeError, match="one of Sigmoid, ATan, Piecewise"):
+        coder(torch.ones(2))

@@ -7,7 +7,6 @@ import torch
 from spikingjelly.activation_based import functional, surrogate
 
 from mar_snn.neurons import ATMNCoder, ATMNNode, listen_to_spikes
-from mar_snn.neurons.coder import unit_code
 from mar_snn.neurons.reference import atmn_code
 
 LEAKS = [(0.5, 2 / 3), (0.5, 1.0), (1.0, 1.0), (2.0, 0.9), (1.3, 0.5)]
@@ -329,17 +328,6 @@ def test_a_continuous_surrogate_gives_continuous_values_and_declares_nothing():
     assert decoded.unique().numel() == decoded.numel()
     assert heard == []
     assert torch.autograd.gradcheck(coder, (x,))
-
-
-def test_the_unit_code_of_any_threshold_can_be_asked_for():
-    # what a calibration does: the squared error of 0.8 at V = 1, 0.8 and 0.4
-    x = torch.tensor([[0.8]], requires_grad=True)
-    errors = []
-    for v_threshold in (1.0, 0.8, 0.4):
-        v = torch.tensor([v_threshold])
-        code = unit_code(x, v, (1.0, 0.5), tau=0.5, fire_ratio=1.0)
-        errors.append((code * v - x).square().item())
-    assert errors == pytest.approx([0.09, 0.0, 0.04], abs=1e-6)
 
 
 def test_each_coder_has_a_surrogate_of_its_own():
