@@ -106,6 +106,11 @@ class ATMNNode(neuron.BaseNode):
         value = torch.as_tensor(value, dtype=torch.float64)
         if not value.is_meta and not ((value > 0.0) & value.isfinite()).all():
             raise ValueError(f"v_threshold must be finite and above zero, got {value}")
+        if _is_sharded(self.a):
+            raise ValueError(
+                f"v_threshold is sharded, cannot set it to {value}: set it before "
+                "fully_shard, or load a state_dict"
+            )
         with torch.no_grad():
             self.a.copy_(value.log())
 
@@ -207,6 +212,8 @@ class ATMNNode(neuron.BaseNode):
             v_threshold = self.v_threshold
         if v_threshold.is_meta:
             threshold = "on meta"
+        elif _is_sharded(self.a):  # to gather it, every process would have to print
+            threshold = "sharded"
         elif self.num_channels is None:
             threshold = f"{v_threshold.item():.4g}"
         else:
@@ -230,3 +237,8 @@ def _check_dynamics(*, tau: float, fire_ratio: float, v_threshold: float) -> Non
         is_number = isinstance(value, float) and math.isfinite(value)
         if not is_number or value <= 0.0:
             raise ValueError(f"{name} must be a finite float above zero, got {value!r}")
+
+
+def _is_sharded(parameter: nn.Parameter) -> bool:
+    """Whether this process holds a part of it only, as under FSDP2."""
+    return hasattr(parameter, "to_local")

@@ -7,6 +7,7 @@ and codes are the same bits.
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -68,10 +69,11 @@ def multi_step_backward(
     grad_spike_seq, grad_v_seq = beside(grad_spike_seq), beside(grad_v_seq)
     h_seq, grad_x_seq = beside(h_seq), beside(out_grad_x_seq)
     grad_v, grad_threshold = beside(out_grad_v), beside(out_grad_threshold)
-    rho, steps = dynamics.fire_ratio, len(h_seq)
+    rho, slope, steps = dynamics.fire_ratio, _slope(dynamics), len(h_seq)
     for tile, threshold in beside.tiles(grad_v):
         fire_threshold = rho * threshold
-        grad, spike, negative, up, down = _buffers(grad_v[tile], 5)
+        scaled = slope.scale * fire_threshold
+        grad, spike, up, down = _buffers(grad_v[tile], 4)
         of_v, of_threshold = grad_v[tile].zero_(), grad_threshold[tile].zero_()
         for t in reversed(range(steps)):
             if len(grad_v_seq) == steps:
@@ -79,15 +81,14 @@ def multi_step_backward(
             elif t == steps - 1:
                 of_v.copy_(grad_v_seq[0][tile])
             h = h_seq[t][tile]
-            _fire(h, fire_threshold, spike, negative)
+            _fire(h, fire_threshold, spike, negative=up)
+            of_threshold.addcmul_(of_v, spike, value=-1.0)
             grad.copy_(grad_spike_seq[t][tile])
             if not dynamics.detach_reset:
                 grad.addcmul_(of_v, threshold, value=-1.0)
-            torch.sub(h, fire_threshold, out=up)
-            torch.neg(h, out=down).sub_(fire_threshold)
-            for side in (up, down):
-                _surrogate_slope_(side, dynamics).mul_(grad)
-            of_threshold.addcmul_(of_v, spike, value=-1.0)
+            grad.mul_(slope.gain)
+            slope.times(torch.add(-scaled, h, alpha=slope.scale, out=up), grad)
+            slope.times(torch.add(scaled, h, alpha=slope.scale, out=down), grad)
             of_threshold.add_(down, alpha=rho).sub_(up, alpha=rho)
             of_v.add_(up).add_(down)
             grad_x_seq[t][tile] = of_v
@@ -180,24 +181,25 @@ def _through_surrogate(
     """
     h = x.to(membrane_dtype(x.dtype), copy=True)
     fire_threshold = dynamics.fire_ratio * v_threshold
-    value, slope = torch.zeros_like(h), torch.zeros_like(h)
-    h_slope = torch.ones_like(h)
+    slope = _slope(dynamics)
+    scale, scaled_ratio = slope.scale / v_threshold, slope.scale * dynamics.fire_ratio
+    value, of_u = torch.zeros_like(h), torch.zeros_like(h)
+    h_of_u = torch.full_like(h, slope.gain)
     spike, up, down = _buffers(h, 3)
     for t, weight in enumerate(weights):
         if t > 0:
             h.addcmul_(spike, v_threshold, value=-1.0).mul_(1.0 / dynamics.tau)
             if not dynamics.detach_reset:
-                h_slope.sub_(up)
-            h_slope.mul_(1.0 / dynamics.tau)
-        _fire(h, fire_threshold, spike, up)
+                h_of_u.sub_(up, alpha=slope.gain)
+            h_of_u.mul_(1.0 / dynamics.tau)
+        _fire(h, fire_threshold, spike, negative=up)
         value.add_(spike, alpha=weight)
-        torch.div(h, v_threshold, out=up)
-        torch.neg(up, out=down)
-        for side in (up, down):
-            _surrogate_slope_(side.sub_(dynamics.fire_ratio), dynamics)
-        up.add_(down).mul_(h_slope)
-        slope.add_(up, alpha=weight)
-    return value, slope
+        torch.mul(h, scale, out=up)
+        torch.add(up, scaled_ratio, out=down)
+        slope.times(up.sub_(scaled_ratio), h_of_u)
+        slope.times(down, h_of_u)
+        of_u.add_(up.add_(down), alpha=weight)
+    return value, of_u
 
 
 def _fire(h: Tensor, fire_threshold: Tensor, spike: Tensor, negative: Tensor) -> None:
@@ -208,38 +210,62 @@ def _fire(h: Tensor, fire_threshold: Tensor, spike: Tensor, negative: Tensor) ->
     spike.sub_(negative)
 
 
-#: surrogate -> its derivative at x, written over x; the formulas are SpikingJelly's
-_SLOPES: dict[str, Callable[[Tensor, float], Tensor]] = {
-    # s (1 - s) is even: at -|x| nothing cancels in s - s ** 2
-    "Sigmoid": lambda x, alpha: _minus_square_(x.abs_().mul_(-alpha).sigmoid_()).mul_(
-        alpha
-    ),
-    "ATan": lambda x, alpha: (
-        x.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2)
-    ),
-    "PiecewiseQuadratic": lambda x, alpha: (
-        x.abs_().mul_(-(alpha**2)).add_(alpha).clamp_min_(0)
-    ),
-    "PiecewiseExp": lambda x, alpha: x.abs_().mul_(-alpha).exp_().mul_(alpha / 2),
-    "SoftSign": lambda x, alpha: (
-        x.abs_().add_(1 / alpha).square_().mul_(2 * alpha).reciprocal_()
-    ),
-    "SuperSpike": lambda x, alpha: x.abs_().add_(1).square_().reciprocal_().mul_(alpha),
-    "Erf": lambda x, alpha: (
-        x.mul_(alpha).square_().neg_().exp_().mul_(alpha / math.sqrt(math.pi))
-    ),
-}
+class _Slope(NamedTuple):
+    """The derivative of a surrogate: gain shape(scale x), even in x."""
+
+    scale: float
+    gain: float
+    #: shape(z) times a gradient, in the memory of z
+    times: Callable[[Tensor, Tensor], Tensor]
 
 
-def _surrogate_slope_(x: Tensor, dynamics: Dynamics) -> Tensor:
-    """The derivative of the surrogate at `x`, in the memory of `x`."""
-    if dynamics.surrogate is None:
-        raise ValueError("only codes have a straight-through gradient, steps have none")
-    return _SLOPES[dynamics.surrogate](x, dynamics.alpha)
+def _slope(dynamics: Dynamics) -> _Slope:
+    """SpikingJelly's formulas."""
+    alpha = dynamics.alpha
+    match dynamics.surrogate:
+        case "Sigmoid":
+            return _Slope(alpha, alpha, _logistic)
+        case "ATan":
+            return _Slope(math.pi / 2 * alpha, alpha / 2, _cauchy)
+        case "PiecewiseQuadratic":
+            return _Slope(alpha, alpha, _triangle)
+        case "PiecewiseExp":
+            return _Slope(alpha, alpha / 2, _laplace)
+        case "SoftSign":
+            return _Slope(alpha, alpha / 2, _inverse_square)
+        case "SuperSpike":
+            return _Slope(1.0, alpha, _inverse_square)
+        case "Erf":
+            return _Slope(alpha, alpha / math.sqrt(math.pi), _gauss)
+    raise ValueError(
+        "only codes have a straight-through gradient, steps need a surrogate, "
+        f"got {dynamics.surrogate!r}"
+    )
 
 
-def _minus_square_(x: Tensor) -> Tensor:
-    return torch.addcmul(x, x, x, value=-1.0, out=x)
+def _logistic(z: Tensor, grad: Tensor) -> Tensor:
+    torch.ops.aten.sigmoid_backward.grad_input(grad, z.sigmoid_(), grad_input=z)
+    return z
+
+
+def _cauchy(z: Tensor, grad: Tensor) -> Tensor:
+    return torch.div(grad, z.square_().add_(1.0), out=z)
+
+
+def _triangle(z: Tensor, grad: Tensor) -> Tensor:
+    return z.abs_().neg_().add_(1.0).clamp_min_(0.0).mul_(grad)
+
+
+def _laplace(z: Tensor, grad: Tensor) -> Tensor:
+    return z.abs_().neg_().exp_().mul_(grad)
+
+
+def _inverse_square(z: Tensor, grad: Tensor) -> Tensor:
+    return torch.div(grad, z.abs_().add_(1.0).square_(), out=z)
+
+
+def _gauss(z: Tensor, grad: Tensor) -> Tensor:
+    return z.square_().neg_().exp_().mul_(grad)
 
 
 class _Beside:
