@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from mar_snn.spiking import SITES
 
@@ -20,7 +22,9 @@ __all__ = [
     "label_tokens",
     "legend_above",
     "new_axes",
+    "part_cells",
     "pixels",
+    "stacked_bars",
     "tidy",
 ]
 
@@ -46,6 +50,53 @@ def pixels(ax: Axes) -> tuple[int, int]:
     """Width and height of `ax` in pixels, at least one each."""
     box = ax.get_window_extent()
     return max(1, int(box.width)), max(1, int(box.height))
+
+
+def part_cells(ax: Axes, columns: int, rows: int) -> None:
+    """White lines between the cells of a picture, where these are 6 points or more."""
+    for size, cells, draw in zip(
+        pixels(ax), (columns, rows), (ax.axvline, ax.axhline), strict=True
+    ):
+        if size / ax.figure.dpi * 72 >= 6 * cells:
+            for edge in range(cells - 1):
+                draw(edge + 0.5, color="white", linewidth=1.0)
+
+
+def stacked_bars(ax: Axes, parts: Mapping[str, Float[np.ndarray, " rows"]]) -> None:
+    """A bar for each row, of its parts side by side: colour -> lengths, none below 0.
+
+    The whole length is written beside the bar where there is room for a line of print.
+    """
+    rows = len(next(iter(parts.values())))
+    edges = np.arange(rows + 1) - 0.5
+    left = np.zeros(rows)
+    for color, lengths in parts.items():
+        right = left + lengths
+        # one outline for all the bars, however many
+        ax.stairs(
+            right,
+            edges,
+            baseline=left,
+            orientation="horizontal",
+            fill=True,
+            color=color,
+        )
+        left = right
+    ax.set_xlim(0.0, 1.3 * (left.max() or 1.0))
+    ax.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
+    ax.tick_params(axis="y", left=False, labelleft=False)
+    part_cells(ax, 1, rows)
+    if rows * 11 <= pixels(ax)[1] / ax.figure.dpi * 72:
+        for row, length in enumerate(left):
+            ax.annotate(
+                f"{length:.2f}",
+                (length, row),
+                xytext=(3, 0),
+                textcoords="offset points",
+                verticalalignment="center",
+                fontsize="small",
+            )
+    tidy(ax)
 
 
 def label_tokens(ax: Axes, tokens: Sequence[str], time_steps: int) -> None:

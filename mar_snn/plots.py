@@ -8,11 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Shaped
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -26,7 +28,9 @@ from mar_snn.plot_layout import (
     label_tokens,
     legend_above,
     new_axes,
+    part_cells,
     pixels,
+    stacked_bars,
 )
 from mar_snn.spike_image import Array, as_array, spike_image, unit_spikes
 
@@ -34,6 +38,7 @@ __all__ = [
     "plot_energy",
     "plot_firing_rates",
     "plot_spike_raster",
+    "plot_ternary_spikes",
     "plot_thresholds",
     "plot_training",
 ]
@@ -108,6 +113,62 @@ def plot_spike_raster(
     ]
     legend_above(ax, handles)
     return ax
+
+
+def plot_ternary_spikes(
+    spikes: Shaped[Array, "..."],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    int_x_ticks: bool = True,
+    int_y_ticks: bool = True,
+    plot_firing_rate: bool = True,
+    firing_rate_map_title: str = "firing rate",
+    figsize: tuple[float, float] = (12.0, 8.0),
+    dpi: int = 200,
+) -> tuple[Figure, Axes]:
+    """A new figure, and its Axes of the spikes: neuron 0 at the top, time rightwards.
+
+    For `spikingjelly.visualizing.plot_1d_spikes`, with its arguments, where spikes have
+    a sign: that one draws +1 only and calls the signed mean a rate. Here the rate is
+    the mean magnitude, a bar for each neuron, in two colours for its +1 and its -1.
+
+    Args:
+        spikes: -1, 0 and +1, [T, N]: time by neuron, on any device and of any dtype.
+        title: stands above the spikes.
+        xlabel: what time is called.
+        ylabel: what the neurons are called.
+        int_x_ticks: only whole numbers along time.
+        int_y_ticks: only whole numbers along the neurons.
+        plot_firing_rate: whether the bars are drawn, in a second Axes on the right.
+        firing_rate_map_title: stands above the bars.
+        figsize: width and height in inches.
+        dpi: dots to the inch.
+
+    Raises:
+        ValueError: for values that are not unit spikes, and for other than two axes.
+    """
+    unit = unit_spikes(spikes)
+    fig = plt.figure(figsize=figsize, dpi=dpi, layout="constrained")
+    widths = [4, 1] if plot_firing_rate else [1]
+    grid = fig.add_gridspec(1, len(widths), width_ratios=widths)
+    ax = plot_spike_raster(unit, fig.add_subplot(grid[0]))
+    part_cells(ax, *unit.shape)
+    ax.invert_yaxis()
+    ax.set_title(title, pad=24)  # above the legend
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=int_x_ticks))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=int_y_ticks))
+    if plot_firing_rate:
+        rates = fig.add_subplot(grid[1], sharey=ax)
+        rates.set_title(firing_rate_map_title, pad=24)
+        rates.set_xlabel("spikes per step")
+        parts = {
+            POSITIVE: (unit == 1).mean(axis=0),
+            NEGATIVE: (unit == -1).mean(axis=0),
+        }
+        stacked_bars(rates, parts)
+    return fig, ax
 
 
 def plot_firing_rates(firing: Mapping[str, Firing], ax: Axes | None = None) -> Axes:

@@ -2,6 +2,12 @@
 
 from mar_snn.neurons.atmn import ATMNNode
 from mar_snn.neurons.coder import ATMNCoder
+from mar_snn.neurons.interop import (
+    TernarySpikeCompressor,
+    as_binary_planes,
+    ternary_rules,
+    warn_about_binary_tools,
+)
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes, record_spikes
 from mar_snn.neurons.swap import replace_neurons
 
@@ -9,7 +15,11 @@ __all__ = [
     "ATMNCoder",
     "ATMNNode",
     "SpikeEvent",
+    "TernarySpikeCompressor",
+    "as_binary_planes",
     "listen_to_spikes",
     "record_spikes",
     "replace_neurons",
+    "ternary_rules",
+    "warn_about_binary_tools",
 ]

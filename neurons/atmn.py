@@ -118,15 +118,17 @@ class ATMNNode(neuron.BaseNode):
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
     ) -> tuple[Any, ...]:
         """The states as tensors of the input's shape: at rest where they do not fit."""
+        # the sum stands in for the first of no steps, which the kernels refuse in words
         x = inputs[0]
-        shape = x.shape[1:] if step_mode == "m" else x.shape
+        if step_mode == "m":
+            x = x[0] if len(x) else x.sum(0)
         dtype = membrane_dtype(x.dtype)
         v = states[0]
-        if isinstance(v, Tensor) and v.shape == shape:
+        if isinstance(v, Tensor) and v.shape == x.shape:
             v = v.to(device=x.device, dtype=dtype)
         else:
             rest = v if isinstance(v, float) else 0.0
-            v = torch.full(shape, rest, dtype=dtype, device=x.device)
+            v = torch.full_like(x, rest, dtype=dtype, requires_grad=False)
         return (v, *states[1:])
 
     def single_step_functional_forward(

@@ -11,6 +11,11 @@ from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
 from mar_snn.neurons.atmn import ATMNNode
+from mar_snn.neurons.interop import (
+    TERNARY_NEURONS,
+    checkpoint_options,
+    warn_about_binary_tools,
+)
 
 __all__ = ["replace_neurons"]
 
@@ -43,7 +48,9 @@ def replace_neurons(
 
     A node shared by two layers stays shared. Subclasses that change the dynamics
     (ILIF, LIAF, ...) are left alone. Build the optimiser afterwards, and pass the
-    outermost model, so that `functional.reset_net` finds the new nodes.
+    outermost model, so that `functional.reset_net` finds the new nodes. A UserWarning
+    names each tool of the model that would lose the sign of a spike
+    (`mar_snn.neurons.interop.binary_tools`).
 
     Args:
         net: a model that contains the nodes.
@@ -53,13 +60,21 @@ def replace_neurons(
 
     Raises:
         ValueError: `net` is itself a node, or a node resets hard and `soft_reset` is
-            False; the model is then as it was.
+            False, or a checkpoint of SpikingJelly's memopt holds a node; the model is
+            then as it was.
     """
     if _is_replaceable(net):
         raise ValueError(
             f"net is itself a {type(net).__name__}, which cannot be replaced inside "
             "itself: pass the model that contains it"
         )
+    for wrapper in net.modules():
+        if checkpoint_options(wrapper) and any(map(_is_replaceable, wrapper.modules())):
+            raise ValueError(
+                "a checkpoint of SpikingJelly's memopt goes on running the neuron that "
+                "it was built with: replace the neurons first, then call "
+                "optimize_memory or checkpoint_module"
+            )
     slots = [
         (parent, name, node)
         for parent in net.modules()
@@ -83,6 +98,8 @@ def replace_neurons(
         setattr(parent, name, replacements[node].to(_device(node, parent, net)))
     for module in net.modules():
         functional.invalidate_reset_cache(module)
+    if any(isinstance(new, TERNARY_NEURONS) for new in replacements.values()):
+        warn_about_binary_tools(net, stacklevel=3)
     return len(replacements)
 
 

@@ -58,7 +58,8 @@ DATA = {
 
 
 def test_every_public_plot_is_tested_here():
-    assert sorted(DATA) == plots.__all__
+    # this one makes its own figure: see test_plot_ternary_spikes.py
+    assert sorted([*DATA, "plot_ternary_spikes"]) == plots.__all__
 
 
 @pytest.mark.parametrize("name", DATA)

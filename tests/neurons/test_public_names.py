@@ -8,8 +8,12 @@ def test_the_package_offers_these_names():
         "ATMNCoder",
         "ATMNNode",
         "SpikeEvent",
+        "TernarySpikeCompressor",
+        "as_binary_planes",
         "listen_to_spikes",
         "record_spikes",
         "replace_neurons",
+        "ternary_rules",
+        "warn_about_binary_tools",
     ]
     assert all(getattr(neurons, name).__doc__ for name in neurons.__all__)

@@ -4,7 +4,13 @@ import copy
 
 import pytest
 import torch
-from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from spikingjelly.activation_based import (
+    functional,
+    layer,
+    memopt,
+    neuron,
+    surrogate,
+)
 from torch import nn
 
 from mar_snn.neurons import ATMNNode, replace_neurons
@@ -190,3 +196,44 @@ def test_a_swapped_model_trains():
     model(torch.randn(4, 2, 5)).sum().backward()
     assert model[1].a.grad.abs().item() > 0
     assert model[0].weight.grad.abs().sum() > 0
+
+
+def wrapped_by_memopt(*inner, compressor=None):
+    wrapped = memopt.checkpoint_module(nn.Sequential(*inner), compressor=compressor)
+    return nn.Sequential(neuron.IFNode(**SOFT), wrapped)
+
+
+def test_a_binary_tool_in_the_model_is_warned_of():
+    model = wrapped_by_memopt(
+        nn.Linear(2, 2), compressor=memopt.BooleanSpikeCompressor()
+    )
+    with pytest.warns(
+        UserWarning, match=r"BooleanSpikeCompressor does not give.*\(at '1'\)"
+    ):
+        assert replace_neurons(model) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_warned_of_while_no_neuron_becomes_ternary():
+    model = nn.Sequential(neuron.IFNode(**SOFT), layer.SpikeCountToBinary(num_slots=2))
+    assert replace_neurons(model, lambda **_: neuron.ILIFNode()) == 1
+    assert replace_neurons(model) == 0
+
+
+@pytest.mark.parametrize("node", [neuron.IFNode(**SOFT), neuron.LIFNode(**SOFT)])
+def test_a_node_inside_a_checkpoint_is_refused_and_nothing_is_changed(node):
+    # SpikingJelly binds the node itself: it would go on running
+    model = wrapped_by_memopt(nn.Linear(2, 2), node)
+    with pytest.raises(
+        ValueError, match="replace the neurons first, then call optimize_memory"
+    ):
+        replace_neurons(model)
+    assert type(model[0]) is neuron.IFNode
+    assert [module for module in model.modules() if module is node]
+
+
+def test_a_checkpoint_around_replaced_neurons_runs_them():
+    model = nn.Sequential(neuron.IFNode(**SOFT))
+    replace_neurons(model)
+    model[0] = memopt.checkpoint_module(model[0])
+    assert model(torch.tensor([-5.0])).tolist() == [-1.0]
