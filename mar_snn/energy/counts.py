@@ -3,11 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from torch import Tensor
 
-__all__ = ["Cost", "CountedRun", "Firing", "ModuleRow", "OpCounts"]
+__all__ = [
+    "BatchCounts",
+    "ByteCounts",
+    "Cost",
+    "CountedRun",
+    "Firing",
+    "ModuleRow",
+    "OpCounts",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,37 +76,82 @@ class OpCounts:
         return cls(**total)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ByteCounts:
+    """Bytes that have to move once for each call; two of them add up field by field."""
+
+    #: weights, every element once a call
+    weight_dense: int = 0
+    #: the weights that a spike touches: columns that fire at any step, for any sample
+    weight_touched: int = 0
+    #: dense activations, read and written
+    activation: int = 0
+    #: spikes, 2 bits for each element and step
+    spike_bitmap: int = 0
+    #: membranes, read and written at every step
+    neuron_state: int = 0
+    #: states of a recurrence and caches of keys and values, read and written
+    cache: int = 0
+
+    def __add__(self, other: "ByteCounts") -> "ByteCounts":
+        mine, theirs = self.as_dict(), other.as_dict()
+        return ByteCounts(**{name: mine[name] + theirs[name] for name in mine})
+
+    def as_dict(self) -> dict[str, int]:
+        """Field name -> number, in the order of the report's schema."""
+        return asdict(self)
+
+    @classmethod
+    def sum(cls, many: "Iterable[ByteCounts]") -> "ByteCounts":
+        """The sum of many; zero where there are none."""
+        return sum(many, cls())
+
+
 FIELDS = frozenset(f.name for f in fields(OpCounts))
+BYTE_FIELDS = frozenset(f.name for f in fields(ByteCounts))
 
 
 class Cost:
     """What one call costs, and what it would cost without spikes.
 
+    A number that depends on spikes may be an int64 tensor without dimensions, which is
+    read only when a report is asked for.
+
     Args:
-        ops: numbers by field of OpCounts; a number that depends on spikes may be an
-            int64 tensor without dimensions, which is read only when a report is asked
-            for.
+        ops: numbers by field of OpCounts.
         dense: the same call in the dense model; by default it costs the same.
+        moved: numbers by field of ByteCounts.
+        dense_moved: the same in the dense model; by default the same.
 
     Raises:
-        ValueError: for a field that OpCounts does not have.
+        ValueError: for a field that OpCounts or ByteCounts does not have.
     """
 
-    __slots__ = ("dense", "ops")
+    __slots__ = ("dense", "dense_moved", "moved", "ops")
 
     def __init__(
         self,
         ops: Mapping[str, int | Tensor],
         dense: Mapping[str, int] | None = None,
+        *,
+        moved: Mapping[str, int | Tensor] | None = None,
+        dense_moved: Mapping[str, int] | None = None,
     ) -> None:
         self.ops = ops
         self.dense: Mapping[str, int | Tensor] = ops if dense is None else dense
-        if not (FIELDS.issuperset(self.ops) and FIELDS.issuperset(self.dense)):
-            unknown = sorted({*self.ops, *self.dense} - FIELDS)
-            raise ValueError(
-                f"a cost has the fields of OpCounts, got {', '.join(unknown)}; "
-                f"choose from {', '.join(sorted(FIELDS))}"
-            )
+        self.moved: Mapping[str, int | Tensor] = moved or {}
+        self.dense_moved: Mapping[str, int | Tensor] = (
+            self.moved if dense_moved is None else dense_moved
+        )
+        for known, given in (
+            (FIELDS, {*self.ops, *self.dense}),
+            (BYTE_FIELDS, {*self.moved, *self.dense_moved}),
+        ):
+            if unknown := sorted(given - known):
+                raise ValueError(
+                    f"a cost has the fields of OpCounts and ByteCounts, got "
+                    f"{', '.join(unknown)}; choose from {', '.join(sorted(known))}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +172,11 @@ class Firing:
     neg: tuple[int, ...]
     #: elements that could have fired, by step
     elements: tuple[int, ...]
+    #: channels of the last axis (of axis 1 for images), 0 where there was no call
+    channels: int = 0
+    #: of those: never fired; fired at every step of every sample
+    silent_channels: int = 0
+    saturated_channels: int = 0
 
     @property
     def time_steps(self) -> int:
@@ -181,6 +239,27 @@ class ModuleRow:
     time_steps: int = 0
     #: how those spikes are read: "unit", "sum", "geometric", "" where there were none
     readout: str = ""
+    #: how the spikes were known: "declared", "inferred", "" where there were none
+    detection: str = ""
+    #: the part of the run that the row belongs to, see SpikeOpCounter.phase
+    phase: str = ""
+    moved: ByteCounts = ByteCounts()
+    dense_moved: ByteCounts = ByteCounts()
+    #: inputs of the projection that fired at any step for any sample, summed over the
+    #: calls, and all its inputs, summed likewise
+    columns_touched: int = 0
+    columns: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchCounts:
+    """One forward pass of the whole model: what statistics are taken over."""
+
+    ops: OpCounts
+    dense_ops: OpCounts
+    #: token ids that the first embedding looked up, 0 without one
+    tokens: int
+    phase: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,6 +275,10 @@ class CountedRun:
     uncounted: dict[str, int]
     #: class, number of parameters, data types of the model
     model: dict[str, object]
+    #: the forward passes one by one
+    batches: tuple[BatchCounts, ...] = ()
+    #: the counter's settings: spikes, padding, causal, and how attention and scans ran
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> OpCounts:

@@ -125,6 +125,6 @@ def test_a_second_rule_for_a_class_is_refused():
 
 def test_an_unknown_field_of_a_cost_is_refused():
     with pytest.raises(
-        ValueError, match=r"fields of OpCounts, got divs; choose from a"
+        ValueError, match=r"fields of OpCounts and ByteCounts, got divs; choose"
     ):
         Cost({"divs": 3})
