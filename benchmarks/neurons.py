@@ -86,6 +86,7 @@ def contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
         if not obstacle
     }
     same |= {
+        "ATMNNode, compiled": torch.compile(ATMNNode(TAU, **spiking), dynamic=False),
         "TernaryLIFNode": ternary,
         "TernaryLIFNode, compiled": torch.compile(ternary, dynamic=False),
         "FlexSN": neuron.FlexSN(flexsn_core, 1, static_inputs=(a,), step_mode="m"),
@@ -273,8 +274,11 @@ def main() -> None:
     """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of the CPU; default all cores")
     parser.add_argument("--neurons", type=int, help="a row; default 2**16, GPU 2**20")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     neurons = options.neurons or 2 ** (20 if device.type == "cuda" else 16)
     machine = provenance.machine()

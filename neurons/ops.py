@@ -50,14 +50,16 @@ def atmn_multi_step(
     """The spikes of T steps, the last membrane and, if asked for, all of them.
 
     `reference.atmn_multi_step` in one kernel, for thresholds that differ along at most
-    one axis. Without gradients nothing but the results is written.
+    one axis. Without gradients nothing but the results is written. Inside torch.compile
+    on a CPU it is the reference itself, which the compiler fuses.
 
     Raises:
         ValueError: `x_seq` has no time step, or `v_threshold` does not fit.
         RuntimeError: the backend cannot run here, or has no kernel for the surrogate.
     """
     surrogate = surrogate_for_kernels(surrogate_function, backend)
-    if surrogate is None or len(x_seq) == 0:
+    fused = _is_fused_by_compiler(x_seq, backend)
+    if surrogate is None or fused or len(x_seq) == 0:
         return reference.atmn_multi_step(
             x_seq,
             v,
@@ -130,6 +132,16 @@ def atmn_code(
         detach_reset,
         backend,
     )
+
+
+def _is_fused_by_compiler(x_seq: Tensor, backend: str) -> bool:
+    """Whether torch.compile makes a better kernel of the reference than ours is.
+
+    On the CPU it writes C++, twice as fast (benchmarks/neurons.py); beyond 16 steps,
+    which it unrolls, compiling takes minutes.
+    """
+    compiles = torch.compiler.is_compiling() and backend == "auto"
+    return compiles and x_seq.device.type == "cpu" and len(x_seq) <= 16
 
 
 # ---- atmn_multi_step

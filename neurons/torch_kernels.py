@@ -88,7 +88,7 @@ def multi_step_backward(
                 grad.addcmul_(of_v, threshold, value=-1.0)
             grad.mul_(slope.gain)
             slope.times(torch.add(-scaled, h, alpha=slope.scale, out=up), grad)
-            slope.times(torch.add(scaled, h, alpha=slope.scale, out=down), grad)
+            slope.times(torch.add(-scaled, h, alpha=-slope.scale, out=down), grad)
             of_threshold.add_(down, alpha=rho).sub_(up, alpha=rho)
             of_v.add_(up).add_(down)
             grad_x_seq[t][tile] = of_v
@@ -182,7 +182,8 @@ def _through_surrogate(
     h = x.to(membrane_dtype(x.dtype), copy=True)
     fire_threshold = dynamics.fire_ratio * v_threshold
     slope = _slope(dynamics)
-    scale, scaled_ratio = slope.scale / v_threshold, slope.scale * dynamics.fire_ratio
+    scale = slope.scale / v_threshold
+    scaled_ratio = torch.full_like(v_threshold, slope.scale * dynamics.fire_ratio)
     value, of_u = torch.zeros_like(h), torch.zeros_like(h)
     h_of_u = torch.full_like(h, slope.gain)
     spike, up, down = _buffers(h, 3)
@@ -195,7 +196,7 @@ def _through_surrogate(
         _fire(h, fire_threshold, spike, negative=up)
         value.add_(spike, alpha=weight)
         torch.mul(h, scale, out=up)
-        torch.add(up, scaled_ratio, out=down)
+        torch.sub(-scaled_ratio, up, out=down)
         slope.times(up.sub_(scaled_ratio), h_of_u)
         slope.times(down, h_of_u)
         of_u.add_(up.add_(down), alpha=weight)

@@ -4,6 +4,7 @@ The cases run in a fresh interpreter: the shape checker of the test run wraps ev
 function in code that Dynamo cannot trace, and users do not have it.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -20,11 +21,13 @@ def spikes_membrane_and_gradients(run, node, x):
     return spikes, node.v, of_x, of_a
 
 
-def check_node(backend, step_mode, num_channels):
+def check_node(backend, step_mode, num_channels, kernels):
     from mar_snn.neurons import ATMNNode
 
     torch.manual_seed(0)
-    node = ATMNNode(1.7, num_channels=num_channels, step_mode=step_mode)
+    node = ATMNNode(
+        1.7, num_channels=num_channels, step_mode=step_mode, backend=kernels
+    )
     x = torch.randn(3, 2, 5) if step_mode == "m" else torch.randn(2, 5)
     expected = spikes_membrane_and_gradients(node, node, x)
     compiled = torch.compile(node, backend=backend, fullgraph=True)
@@ -33,11 +36,11 @@ def check_node(backend, step_mode, num_channels):
     torch.testing.assert_close(ours, expected)
 
 
-def check_coder(backend, gradient, dtype):
+def check_coder(backend, gradient, dtype, kernels):
     from mar_snn.neurons import ATMNCoder
 
     torch.manual_seed(0)
-    coder = ATMNCoder(5, gradient=gradient)
+    coder = ATMNCoder(5, gradient=gradient, backend=kernels)
     compiled = torch.compile(coder, backend=backend, fullgraph=True)
     x = torch.randn(2, 3, 5).to(dtype).requires_grad_()
     results = []
@@ -50,15 +53,17 @@ def check_coder(backend, gradient, dtype):
 
 
 def main():
-    for backend in ("eager", "aot_eager"):
+    # "auto" leaves the equations to the compiler on a CPU, "torch" is our operation
+    cases = itertools.product(("eager", "aot_eager"), ("auto", "torch"))
+    for backend, kernels in cases:
         for step_mode in ("s", "m"):
             for num_channels in (None, 5):
                 torch._dynamo.reset()
-                check_node(backend, step_mode, num_channels)
+                check_node(backend, step_mode, num_channels, kernels)
         for gradient in ("straight_through", "surrogate"):
             for dtype in (torch.float32, torch.bfloat16):
                 torch._dynamo.reset()
-                check_coder(backend, gradient, dtype)
+                check_coder(backend, gradient, dtype, kernels)
 
 
 @pytest.mark.slow
