@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import statistics
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -324,6 +323,29 @@ def print_rows(rows: list[dict[str, Any]], rate: float) -> None:
     Console(width=110).print(table)
 
 
+def markdown(rows: list[dict[str, Any]], dtype: str = "torch.float32") -> str:
+    """The table of the documentation: forward and forward + backward for each T."""
+    rows = [row for row in rows if row["dtype"] == dtype]
+    cells: dict[str, dict[int, str]] = {}
+    for row in rows:
+        name = ", ".join(filter(None, (row["name"], row.get("gradient"))))
+        times = [
+            f"{row[f'{key}_ns']:.2g}"
+            for key in ("forward", "both")
+            if f"{key}_ns" in row
+        ]
+        cells.setdefault(name, {})[row["steps"]] = " / ".join(times) or row["refused"]
+    steps = sorted({row["steps"] for row in rows})
+    lines = [
+        f"| | {' | '.join(f'T = {t}' for t in steps)} |",
+        f"|---|{'---:|' * len(steps)}",
+        *(
+            f"| {name} | {' | '.join(by_step[t] for t in steps)} |"
+            for name, by_step in cells.items()
+        ),
+    ]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message=".*TensorFloat32.*")
     main()

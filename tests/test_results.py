@@ -1,0 +1,116 @@
+"""The figures of README and documentation are those of the committed results."""
+
+import importlib.util
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def read_results(name):
+    path = ROOT / "benchmarks" / "results" / name
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_figures_of_the_readme_are_those_of_the_committed_results():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    demo = read_results("demo-cpu.json")
+    mean, std = demo["mean"], demo["std"]
+    calibrated = mean["perplexity.calibrated"] / mean["perplexity.teacher"]
+    for figure in (
+        f"| dense teacher | {mean['perplexity.teacher']:.2f} | 1 |",
+        f"| {mean['perplexity.calibrated']:.2f} ± {std['perplexity.calibrated']:.2f} |"
+        f" {calibrated:.3f} |",
+        f"| {mean['perplexity.distilled']:.2f} ± {std['perplexity.distilled']:.2f} |"
+        f" {mean['perplexity_ratio']:.3f} ± {std['perplexity_ratio']:.3f} |",
+        f"micro-step: {mean['firing_rate']:.3f}.",
+        f"spiking = {mean['energy_ratio']:.2f}, and "
+        f"{mean['energy_ratio_without_lm_head']:.2f} without",
+        f" {mean['seconds']:.0f} s.",
+        f"spiking, {demo['steps']} steps of SBDS",
+    ):
+        assert figure in readme
+    for runs in read_results("swap_neurons-cpu.json")["results"].values():
+        cells = [
+            f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+            for values, digits in (
+                ([100 * run["accuracy"] for run in runs], 1),
+                ([100 * run["firing_rate"] for run in runs], 1),
+                ([run["synops"] for run in runs], 0),
+            )
+        ]
+        assert f"| {' | '.join(cells)} |" in readme
+
+
+def test_the_figures_of_the_fire_ratio_are_those_of_the_committed_results():
+    page = (ROOT / "docs" / "distillation.md").read_text(encoding="utf-8")
+    for ratio, name in (("2/3", "demo-cpu.json"), ("1", "demo-rho1-cpu.json")):
+        results = read_results(name)
+        cells = [
+            f"{results['mean'][key]:,.{digits}f} ± {results['std'][key]:,.{digits}f}"
+            for key, digits in (
+                ("perplexity.calibrated", 2),
+                ("perplexity.distilled", 2),
+                ("perplexity_ratio", 3),
+                ("firing_rate", 4),
+                ("synops_per_token", 0),
+            )
+        ]
+        assert f"| {ratio} | {' | '.join(cells)} |" in page
+
+
+def test_the_distilled_student_is_within_five_percent_of_its_teacher():
+    for run in read_results("demo-cpu.json")["runs"]:
+        assert run["perplexity_ratio"] <= 1.05
+
+
+# ---- benchmarks/neurons.py
+
+
+@pytest.fixture(scope="module")
+def neurons():
+    """The results, each row by what it measured."""
+    rows = read_results("neurons-cpu.json")
+    found = {(r["name"], r["steps"], r["dtype"]): r for r in rows["neuron_rows"]}
+    return lambda name, steps: found[name, steps, "torch.float32"]
+
+
+def test_the_tables_of_the_neurons_are_those_of_the_committed_results():
+    path = ROOT / "benchmarks" / "neurons.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_neurons", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    page = (ROOT / "docs" / "neurons.md").read_text(encoding="utf-8")
+    results = read_results("neurons-cpu.json")
+    for rows in (results["neuron_rows"], results["code_rows"]):
+        assert benchmark.markdown(rows) in page
+
+
+def test_a_step_of_many_costs_what_a_step_of_few_costs(neurons):
+    few, many = neurons("ATMNNode, torch", 4), neurons("ATMNNode, torch", 64)
+    for key in ("forward_ns", "both_ns"):
+        assert many[key] <= 1.3 * few[key]
+
+
+def test_at_64_steps_training_is_four_times_faster_than_spikingjellys_ternary(neurons):
+    ours, theirs = neurons("ATMNNode, torch", 64), neurons("TernaryLIFNode", 64)
+    assert 4 * ours["both_ns"] <= theirs["both_ns"]
+
+
+def test_the_coder_is_three_times_faster_than_the_loop_and_keeps_only_its_input():
+    rows = read_results("neurons-cpu.json")["code_rows"]
+    for row in rows:
+        if row["name"] == "atmn_code, torch":
+            assert row["saved_per_byte_of_x"] <= 1.1
+            (loop,) = [
+                other
+                for other in rows
+                if other["name"] == "loop"
+                and all(other[k] == row[k] for k in ("steps", "gradient", "dtype"))
+            ]
+            if row["steps"] == 4:
+                assert row["rows"] == 4096
+                assert 3 * row["both_ns"] <= loop["both_ns"]
