@@ -15,7 +15,11 @@ from matplotlib.ticker import MaxNLocator
 from mar_snn.spiking import SITES
 
 __all__ = [
+    "BASELINE",
     "FAINT",
+    "NEGATIVE",
+    "POSITIVE",
+    "SPIKING",
     "Place",
     "by_site",
     "label_sites",
@@ -28,6 +32,10 @@ __all__ = [
     "tidy",
 ]
 
+#: vermillion for +1, blue for -1
+POSITIVE, NEGATIVE = "#D55E00", "#0072B2"
+#: green for the spiking model, grey for what it is compared with
+SPIKING, BASELINE = "#009E73", "#9A9A9A"
 #: colour of lines that only guide the eye
 FAINT = "#BFBFBF"
 

@@ -20,9 +20,17 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mar_snn.energy.counts import Firing
-from mar_snn.energy.methodology import check_methodology
-from mar_snn.energy.report import EnergyReport
+from mar_snn.energy_plots import (
+    plot_break_even,
+    plot_energy,
+    plot_energy_baselines,
+    plot_energy_waterfall,
+    plot_profiles,
+)
 from mar_snn.plot_layout import (
+    NEGATIVE,
+    POSITIVE,
+    SPIKING,
     by_site,
     label_sites,
     label_tokens,
@@ -35,18 +43,20 @@ from mar_snn.plot_layout import (
 from mar_snn.spike_image import Array, as_array, spike_image, unit_spikes
 
 __all__ = [
+    "plot_break_even",
     "plot_energy",
+    "plot_energy_baselines",
+    "plot_energy_waterfall",
     "plot_firing_rates",
+    "plot_firing_steps",
+    "plot_profiles",
     "plot_spike_raster",
     "plot_ternary_spikes",
     "plot_thresholds",
     "plot_training",
 ]
 
-#: vermillion for +1, blue for -1
-POSITIVE, NEGATIVE = "#D55E00", "#0072B2"
-#: green for the spiking model, grey for what it is compared with
-SPIKING, BASELINE = "#009E73", "#9A9A9A"
+MINUS = "\N{MINUS SIGN}"
 
 #: key of the trainer's history -> (label, colour, line style)
 LOSSES = {
@@ -109,7 +119,7 @@ def plot_spike_raster(
     up, down = (100 * (spikes == sign).mean() for sign in (1, -1))
     handles = [
         Patch(color=POSITIVE, label=f"+1 ({up:.3g} %)"),
-        Patch(color=NEGATIVE, label=f"\N{MINUS SIGN}1 ({down:.3g} %)"),
+        Patch(color=NEGATIVE, label=f"{MINUS}1 ({down:.3g} %)"),
     ]
     legend_above(ax, handles)
     return ax
@@ -187,12 +197,51 @@ def plot_firing_rates(firing: Mapping[str, Firing], ax: Axes | None = None) -> A
     up = [firing[bar.name].p_pos for bar in bars]
     down = [-firing[bar.name].p_neg for bar in bars]
     ax.bar(places, up, width=0.8, color=POSITIVE, label="+1")
-    ax.bar(places, down, width=0.8, color=NEGATIVE, label="\N{MINUS SIGN}1")
+    ax.bar(places, down, width=0.8, color=NEGATIVE, label=f"{MINUS}1")
     ax.axhline(0.0, color="black", linewidth=0.8)
     ax.margins(y=0.08)
     ax.yaxis.set_major_formatter(lambda rate, _: f"{abs(rate):.3g}")
     ax.set_ylabel("spikes per neuron and step")
     label_sites(ax, bars)
+    legend_above(ax)
+    return ax
+
+
+def plot_firing_steps(firing: Mapping[str, Firing], ax: Axes | None = None) -> Axes:
+    """Spikes per neuron at each step, by site and layer: +1 upwards, -1 downwards.
+
+    The steps of a neuron stand side by side, the first one darkest.
+
+    Args:
+        firing: neuron name -> how often it fired, such as `EnergyReport.firing`.
+        ax: where to draw; a new figure if None.
+
+    Raises:
+        ValueError: for an empty mapping.
+    """
+    bars = by_site(firing, "firing")
+    ax = ax or new_axes()
+    steps = max(firing[bar.name].time_steps for bar in bars)
+    for step in range(steps):
+        shown = [bar for bar in bars if step < firing[bar.name].time_steps]
+        counts = [firing[bar.name] for bar in shown]
+        sizes = [max(1, one.elements[step]) for one in counts]
+        places = [bar.place + 0.84 * ((step + 0.5) / steps - 0.5) for bar in shown]
+        pale = 0.7 * step / max(1, steps - 1)
+        for color, spikes, sign in (
+            (POSITIVE, [one.pos[step] for one in counts], 1),
+            (NEGATIVE, [one.neg[step] for one in counts], -1),
+        ):
+            rates = [sign * n / size for n, size in zip(spikes, sizes, strict=True)]
+            shade = tuple(part + (1 - part) * pale for part in to_rgb(color))
+            label = f"{'+' if sign > 0 else MINUS}1" if step == 0 else None
+            ax.bar(places, rates, width=0.84 / steps, color=shade, label=label)
+    ax.axhline(0.0, color="black", linewidth=0.8)
+    ax.margins(y=0.08)
+    ax.yaxis.set_major_formatter(lambda rate, _: f"{abs(rate):.3g}")
+    ax.set_ylabel("spikes per neuron at a step")
+    label_sites(ax, bars)
+    ax.set_xlabel(f"{ax.get_xlabel()}; in each, steps 1 to {steps}, dark to pale")
     legend_above(ax)
     return ax
 
@@ -236,44 +285,6 @@ def plot_thresholds(
     _log_scale(ax)
     ax.set_ylabel("threshold V (units of the input)")
     label_sites(ax, boxes)
-    return ax
-
-
-def plot_energy(report: EnergyReport, ax: Axes | None = None) -> Axes:
-    """Modelled energy by part of the model, beside that of the baseline.
-
-    Args:
-        report: what `SpikeOpCounter.report` returned.
-        ax: where to draw; a new figure if None.
-
-    Raises:
-        ValueError: for a report in which nothing was counted, or without its
-            methodology block.
-    """
-    check_methodology(report.methodology)
-    groups = report.groups
-    if not groups:
-        raise ValueError(
-            "the report has no operations: run the model inside the counter's block"
-        )
-    ax = ax or new_axes()
-    largest = max(max(g.energy_pj, g.baseline_pj) for g in groups.values())
-    scale, unit = _energy_unit(largest)
-    places = np.arange(len(groups))
-    for offset, color, label, energies in (
-        (-0.2, BASELINE, report.baseline, [g.baseline_pj for g in groups.values()]),
-        (0.2, SPIKING, "spiking", [g.energy_pj for g in groups.values()]),
-    ):
-        scaled = [energy / scale for energy in energies]
-        bars = ax.barh(places + offset, scaled, height=0.38, color=color, label=label)
-        ax.bar_label(bars, [f"{e:.3g}" for e in scaled], padding=3, fontsize="small")
-    ax.set_yticks(places, list(groups))
-    ax.tick_params(axis="y", length=0)
-    ax.invert_yaxis()
-    ax.margins(x=0.1)
-    ax.set_xlabel(f"modelled energy per {report.per} ({unit})")
-    ax.set_title(_energy_title(report), loc="left", fontsize="medium")
-    legend_above(ax)
     return ax
 
 
@@ -347,20 +358,3 @@ def _log_scale(ax: Axes) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _energy_title(report: EnergyReport) -> str:
-    """Both totals, their ratio and where the prices come from."""
-    scale, unit = _energy_unit(max(report.energy_pj, report.baseline_pj))
-    return (
-        f"Modelled energy per {report.per}: {report.energy_pj / scale:.3g} {unit} "
-        f"spiking, {report.baseline_pj / scale:.3g} {unit} {report.baseline}, ratio "
-        f"{report.ratio:.3g}\nprofile {report.profile.name}; not a measurement"
-    )
-
-
-def _energy_unit(energy_pj: float) -> tuple[float, str]:
-    """(picojoules in it, name) of the largest unit that leaves at least one digit."""
-    units = {1e0: "pJ", 1e3: "nJ", 1e6: "µJ", 1e9: "mJ", 1e12: "J"}
-    scale = max((s for s in units if s <= energy_pj), default=1e0)
-    return scale, units[scale]

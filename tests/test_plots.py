@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from torch import nn
 
 from mar_snn import plots
-from mar_snn.energy import EnergyReport, SpikeOpCounter
+from mar_snn.energy import EnergyReport
 from mar_snn.energy.counts import Firing
 from mar_snn.neurons import ATMNNode
+from tests.energy.energy_runs import RUN
 
 PLUS, MINUS, WHITE = to_rgb("#D55E00"), to_rgb("#0072B2"), (1.0, 1.0, 1.0)
 LAYER = "backbone.layers.{}.{}_neuron"
@@ -40,19 +40,20 @@ def firing(pos, neg, elements=100):
     return Firing(pos=(pos,), neg=(neg,), elements=(elements,))
 
 
-def report(weights=10, per="run"):
-    """A report of an ATMN node that fires +1, -1, 0, 0 into 10 weights each."""
-    net = nn.Sequential(ATMNNode(tau=2.0), nn.Linear(4, weights, bias=False))
-    with SpikeOpCounter(net) as counter:
-        net(torch.tensor([[2.0, -2.0, 0.0, 0.5]]))
-    return counter.report(per=per, samples=1 if per == "sample" else None)
+def report():
+    return EnergyReport.of(RUN, "horowitz-45nm-fp32")
 
 
 DATA = {
     "plot_spike_raster": lambda: torch.tensor([[1.0, 0.0], [0.0, -1.0]]),
     "plot_firing_rates": lambda: {"1": firing(20, 10)},
     "plot_thresholds": lambda: {"1": torch.tensor([1.0, 2.0])},
+    "plot_break_even": report,
     "plot_energy": report,
+    "plot_energy_baselines": report,
+    "plot_energy_waterfall": report,
+    "plot_firing_steps": lambda: {"1": firing(20, 10)},
+    "plot_profiles": report,
     "plot_training": lambda: [{"loss": 2.0, "step": 1}, {"loss": 1.0, "step": 2}],
 }
 
@@ -209,6 +210,35 @@ def test_falling_rates_are_not_negative_numbers(ax):
     assert labels == ["0.2", "0", "0.05"]
 
 
+def test_steps_stand_side_by_side_the_first_one_darkest(ax):
+    rates = {
+        LAYER.format(0, "mlp.in"): Firing(
+            pos=(30, 10), neg=(20, 0), elements=(100, 50)
+        ),
+        LAYER.format(1, "mlp.in"): Firing(pos=(5,), neg=(5,), elements=(100,)),
+    }
+    plots.plot_firing_steps(rates, ax)
+    up, down, later_up, later_down = ax.containers
+    assert [bar.get_height() for bar in up] == [0.3, 0.05]
+    assert [bar.get_height() for bar in down] == [-0.2, -0.05]
+    # the second layer has one step only
+    assert [bar.get_height() for bar in later_up] == [0.2]
+    assert [bar.get_height() for bar in later_down] == [0.0]
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in (*up, *later_up)]
+    assert centres == pytest.approx([-0.21, 0.79, 0.21])
+    assert up[0].get_facecolor()[:3] == PLUS
+    assert sum(later_up[0].get_facecolor()[:3]) > sum(PLUS)
+    assert legend(ax) == ["+1", "\N{MINUS SIGN}1"]
+    assert ax.get_xlabel() == "layer and site; in each, steps 1 to 2, dark to pale"
+
+
+def test_a_step_that_no_element_took_has_no_spikes(ax):
+    plots.plot_firing_steps({"1": firing(0, 0, elements=0)}, ax)
+    assert [bar.get_height() for bars in ax.containers for bar in bars] == [0.0, 0.0]
+    with pytest.raises(ValueError, match="firing holds no neuron"):
+        plots.plot_firing_steps({}, ax)
+
+
 def test_no_neurons_are_refused(ax):
     with pytest.raises(ValueError, match="firing holds no neuron"):
         plots.plot_firing_rates({}, ax)
@@ -251,78 +281,6 @@ def test_thresholds_close_together_have_several_numbers_beside_them(ax):
     numbers = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
     shown = [text.get_text() for y, text in numbers if low <= y <= high]
     assert shown == ["0.5", "1", "2"]
-
-
-# ---- energy
-
-
-def test_energy_is_drawn_beside_the_baseline(ax):
-    # 2 spikes meet 10 weights: 20 * 0.9 pJ; dense 40 * 4.6 pJ
-    counted = report()
-    plots.plot_energy(counted, ax)
-    baseline, spiking = ax.containers
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == list(counted.groups) == ["neuron", "Linear"]
-    neuron_pj = counted.groups["neuron"].energy_pj
-    assert neuron_pj > 0.0
-    assert [b.get_width() for b in baseline] == pytest.approx([0.0, 184.0])
-    assert [b.get_width() for b in spiking] == pytest.approx([neuron_pj, 18.0])
-    assert legend(ax) == ["dense", "spiking"]
-    assert ax.get_xlabel() == "modelled energy per run (pJ)"
-    # bars of one group side by side, the first group at the top
-    assert ax.yaxis_inverted()
-    assert baseline[0].get_y() < spiking[0].get_y() < baseline[1].get_y()
-    shown = [text.get_text() for text in ax.texts]
-    assert shown == ["0", "184", f"{neuron_pj:.3g}", "18"]
-
-
-def test_the_title_says_what_the_figures_are(ax):
-    counted = report(per="sample")
-    plots.plot_energy(counted, ax)
-    spiking = f"{counted.energy_pj:.3g} pJ spiking"
-    assert ax.get_title(loc="left") == (
-        f"Modelled energy per sample: {spiking}, 184 pJ dense, ratio "
-        f"{184 / counted.energy_pj:.3g}\nprofile horowitz-45nm-fp32; not a measurement"
-    )
-
-
-def test_a_thousand_times_the_weights_are_drawn_in_nanojoules(ax):
-    plots.plot_energy(report(weights=10_000), ax)
-    baseline, spiking = ax.containers
-    assert baseline[1].get_width() == pytest.approx(184.0)
-    assert spiking[1].get_width() == pytest.approx(18.0)
-    assert ax.get_xlabel() == "modelled energy per run (nJ)"
-    assert "184 nJ dense" in ax.get_title(loc="left")
-
-
-@pytest.mark.parametrize(
-    ("energy_pj", "unit"),
-    [
-        (0.0, "pJ"),
-        (999.0, "pJ"),
-        (1e3, "nJ"),
-        (2e6, "µJ"),
-        (3e9, "mJ"),
-        (4e12, "J"),
-        (5e15, "J"),
-    ],
-)
-def test_the_unit_leaves_a_digit_before_the_point(energy_pj, unit):
-    assert plots._energy_unit(energy_pj)[1] == unit
-
-
-def test_a_report_of_nothing_is_refused(ax):
-    with SpikeOpCounter(nn.Identity()) as counter:
-        pass
-    with pytest.raises(ValueError, match="the report has no operations"):
-        plots.plot_energy(counter.report(per="run"), ax)
-
-
-def test_a_report_without_its_methodology_is_refused(ax):
-    whole = report()
-    bare = EnergyReport(**{**vars(whole), "methodology": {}})
-    with pytest.raises(ValueError, match="without its methodology block"):
-        plots.plot_energy(bare, ax)
 
 
 # ---- training

@@ -1,4 +1,4 @@
-"""What a report holds, and every figure that follows from it.
+"""What a report holds, and the energies that follow from it.
 
 energy(model)    = Σ over operations of count · price
 energy(baseline) = the same sum over the dense model: every projection multiplies,
@@ -7,28 +7,33 @@ ratio            = energy(baseline) / energy(model)
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from mar_snn.energy.counts import Firing, ModuleRow, OpCounts
-from mar_snn.energy.profiles import EnergyProfile
+from mar_snn.energy.counts import BatchCounts, ByteCounts, Firing, ModuleRow, OpCounts
+from mar_snn.energy.prices import EnergyProfile
 
-__all__ = ["EnergyFigures", "GroupEnergy"]
+__all__ = ["EnergyFigures", "GroupEnergy", "ratio"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupEnergy:
-    """One group of a report; the energies are per unit of the report."""
+    """One part of a report; the energies are per unit of the report."""
 
     counts: OpCounts
     energy_pj: float
     baseline_pj: float
-    #: energy of the group / energy of the model
+    #: energy of the part / energy of the model
     share: float
+    moved: ByteCounts = field(default_factory=ByteCounts)
+    #: inputs of projections that fired at any step for any sample / all their inputs,
+    #: nan where no spikes enter
+    columns_touched: float = math.nan
 
     @property
     def ratio(self) -> float:
-        """Energy of the baseline / energy of the group."""
+        """Energy of the baseline / energy of the part."""
         return ratio(self.baseline_pj, self.energy_pj)
 
 
@@ -50,25 +55,40 @@ class EnergyFigures:
     baseline_groups_pj: dict[str, float]
     #: how the figures came about; without it nothing is rendered
     methodology: dict[str, Any]
+    #: field of ByteCounts -> bytes of the baseline, per unit
+    baseline_bytes: dict[str, float] = field(default_factory=dict)
+    #: the forward passes one by one, and how many units each of them had
+    batches: tuple[BatchCounts, ...] = ()
+    batch_units: tuple[float, ...] = ()
+    #: energy of the baseline in each batch, per unit; empty where it has other batches
+    baseline_batches_pj: tuple[float, ...] = ()
+    #: what a meter read, never part of a modelled figure
+    measured: dict[str, Any] | None = None
 
-    @property
+    # the two are asked for by every part of a report: added up once
+    @cached_property
     def total(self) -> OpCounts:
         """The operations of the whole run."""
         return OpCounts.sum(row.ops for row in self.rows)
 
+    @cached_property
+    def moved(self) -> ByteCounts:
+        """The bytes of the whole run."""
+        return ByteCounts.sum(row.moved for row in self.rows)
+
     @property
     def energy_pj(self) -> float:
-        """Modelled energy per unit in picojoules."""
+        """Modelled energy of the arithmetic per unit in picojoules."""
         return self.profile.energy_pj(self.total) / self.units
 
     @property
     def baseline_pj(self) -> float:
-        """Modelled energy of the baseline per unit in picojoules."""
+        """The same of the baseline."""
         return math.fsum(self.baseline_groups_pj.values())
 
     @property
     def ratio(self) -> float:
-        """Energy of the baseline / energy of the model."""
+        """Energy of the baseline / energy of the model, arithmetic only."""
         return ratio(self.baseline_pj, self.energy_pj)
 
     def ratio_without(self, group: str) -> float:
@@ -92,18 +112,57 @@ class EnergyFigures:
     def groups(self) -> dict[str, GroupEnergy]:
         """Group -> counts, energies and share, in order of first use."""
         names = dict.fromkeys([*(r.group for r in self.rows), *self.baseline_groups_pj])
-        total = self.energy_pj
-        groups = {}
-        for name in names:
-            counts = OpCounts.sum(row.ops for row in self.rows if row.group == name)
-            energy = self.profile.energy_pj(counts) / self.units
-            groups[name] = GroupEnergy(
-                counts=counts,
-                energy_pj=energy,
-                baseline_pj=self.baseline_groups_pj.get(name, 0.0),
-                share=energy / total if total else 0.0,
+        return {
+            name: self.part(
+                [row for row in self.rows if row.group == name],
+                self.baseline_groups_pj.get(name, 0.0),
             )
-        return groups
+            for name in names
+        }
+
+    def part(self, rows: list[ModuleRow], baseline_pj: float) -> GroupEnergy:
+        """Some rows as one, against `baseline_pj` per unit."""
+        counts = OpCounts.sum(row.ops for row in rows)
+        energy, total = self.profile.energy_pj(counts) / self.units, self.energy_pj
+        columns = sum(row.columns for row in rows)
+        touched = sum(row.columns_touched for row in rows)
+        return GroupEnergy(
+            counts=counts,
+            energy_pj=energy,
+            baseline_pj=baseline_pj,
+            share=energy / total if total else 0.0,
+            moved=ByteCounts.sum(row.moved for row in rows),
+            columns_touched=touched / columns if columns else math.nan,
+        )
+
+    @property
+    def phases(self) -> dict[str, GroupEnergy]:
+        """Phase -> its part of the run, against the dense model.
+
+        A phase is per unit of its own batches where these are known: energy per token
+        of prefill is prefill's energy over prefill's tokens.
+        """
+        phases = {}
+        for phase in dict.fromkeys(row.phase for row in self.rows):
+            rows = [row for row in self.rows if row.phase == phase]
+            dense = OpCounts.sum(row.dense_ops for row in rows)
+            part = self.part(rows, self.profile.energy_pj(dense) / self.units)
+            scale = self.units / self.units_of_phase(phase)
+            phases[phase] = GroupEnergy(
+                counts=part.counts,
+                energy_pj=part.energy_pj * scale,
+                baseline_pj=part.baseline_pj * scale,
+                share=part.share,
+                moved=part.moved,
+                columns_touched=part.columns_touched,
+            )
+        return phases
+
+    def units_of_phase(self, phase: str) -> float:
+        """Units of the batches of a phase; those of the run where none is known."""
+        pairs = zip(self.batches, self.batch_units, strict=True)
+        known = math.fsum(units for batch, units in pairs if batch.phase == phase)
+        return known or float(self.units)
 
     @property
     def firing_rate(self) -> float:

@@ -1,236 +1,89 @@
-"""A report to read: rich tables and Markdown, never without what they leave out."""
+"""A report on the console, never without what it leaves out."""
 
-import math
-from collections.abc import Iterable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from mar_snn.energy.counts import OpCounts
-from mar_snn.energy.figures import EnergyFigures, GroupEnergy
+from mar_snn.energy.comparison_sections import comparison_sections
+from mar_snn.energy.figures import EnergyFigures
+from mar_snn.energy.sections import (
+    DISCLAIMER,
+    Section,
+    firing_section,
+    largest_section,
+    not_included,
+    part_section,
+    summary,
+    title,
+)
 
-__all__ = ["group_table", "markdown", "module_table"]
+__all__ = ["console", "measured_lines", "table_of"]
 
-_COLUMNS = (
-    "dense MAC", "MAC", "AC", "add", "mul", "cmp", "energy", "share", "dense", "ratio",
-)  # fmt: skip
-#: Those of the columns that fit into a console of 80 characters.
-_CONSOLE = ("MAC", "AC", "mul", "energy", "share", "dense", "ratio")
-_DISCLAIMER = "Event-driven hardware assumed. Not a measurement."
-
-
-def group_table(report: EnergyFigures) -> Table:
-    """One line a group, and the total."""
-    lines = [(name, _cells(g, report)) for name, g in report.groups.items()]
-    return _table(report, "group", lines)
-
-
-def module_table(report: EnergyFigures, depth: int | None) -> Table:
-    """One line a module, names cut to `depth` parts, and the total."""
-    if depth is not None and depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
-    names = dict.fromkeys(_cut(row.name, depth) for row in report.rows)
-    lines = []
-    for name in names:
-        rows = [row for row in report.rows if _cut(row.name, depth) == name]
-        lines.append(
-            (
-                name or "(model)",
-                _cells(
-                    _energies(
-                        report,
-                        OpCounts.sum(row.ops for row in rows),
-                        OpCounts.sum(row.dense_ops for row in rows),
-                    ),
-                    report,
-                ),
-            )
-        )
-    return _table(report, "module", lines)
+#: How many modules the overview by group names.
+_LARGEST = 5
 
 
-def markdown(report: EnergyFigures) -> str:
-    """Table, firing, methodology and exclusions as one Markdown document."""
-    groups = [(name, _cells(g, report)) for name, g in report.groups.items()]
-    lines = [
-        f"# {_title(report)}",
-        "",
-        *_markdown_table(
-            ("group", *_COLUMNS), [*groups, ("**total**", _total_cells(report))]
-        ),
-        "",
-        f"{_summary(report)}  ",
-        f"{_not_included(report)}  ",
-        _DISCLAIMER,
-    ]
-    if report.firing:
-        lines += ["", "## Firing", "", *_firing_table(report)]
-    lines += ["", "## Methodology", "", *_bullets(report.methodology)]
-    return "\n".join(lines) + "\n"
+def console(report: EnergyFigures, by: str, depth: int | None) -> Group:
+    """All sections as rich tables, the figures of a meter after the modelled ones.
+
+    Raises:
+        ValueError: for a `by` other than "group" and "module", and a depth below 1.
+    """
+    parts: list[RenderableType] = [Text(title(report), style="bold")]
+    parts.append(table_of(part_section(report, by, depth)))
+    if by == "group":
+        parts.append(table_of(largest_section(report, _LARGEST)))
+    parts += [table_of(section) for section in comparison_sections(report)]
+    firing = firing_section(report, by_site=by == "group")
+    if firing.lines:
+        parts.append(table_of(firing))
+    notes = (summary(report), not_included(report), DISCLAIMER)
+    parts += [Text(note) for note in notes]
+    if report.measured is not None:
+        parts.append(Text("\nMeasured, never to be divided by a modelled figure"))
+        parts += [Text(f"  {line}") for line in measured_lines(report.measured)]
+    return Group(*parts)
 
 
-# ---- pieces
-
-
-def _table(
-    report: EnergyFigures, first: str, lines: Iterable[tuple[str, list[str]]]
-) -> Table:
+def table_of(section: Section) -> RenderableType:
+    """A section as a rich table, with the columns that fit."""
+    notes = [Text(note, style="dim") for note in section.notes]
+    if not section.lines:
+        return Group(*notes)
     table = Table(
-        title=_title(report),
-        caption="\n".join((_summary(report), _not_included(report), _DISCLAIMER)),
-        caption_justify="left",
+        title=section.title,
+        title_justify="left",
+        title_style="italic",
         box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    table.add_column(first, overflow="fold", min_width=12)
-    for column in _CONSOLE:
-        table.add_column(column, justify="right", no_wrap=True)
-    chosen = [_COLUMNS.index(column) for column in _CONSOLE]
-    for name, cells in lines:
-        table.add_row(name, *(cells[index] for index in chosen))
-    table.add_section()
-    total = _total_cells(report)
-    table.add_row("total", *(total[index] for index in chosen), style="bold")
-    return table
+    header = section.console or section.header
+    chosen = [section.header.index(column) for column in header]
+    table.add_column(header[0], overflow="fold", min_width=14)
+    for column in header[1:]:
+        table.add_column(column, justify="right")
+    for line in section.lines[: -1 if section.total else None]:
+        table.add_row(*(Text(line[index]) for index in chosen))
+    if section.total:
+        table.add_section()
+        last = section.lines[-1]
+        table.add_row(*(Text(last[index]) for index in chosen), style="bold")
+    return Group(table, *(Padding(note, (0, 0, 1, 1)) for note in notes))
 
 
-def _title(report: EnergyFigures) -> str:
-    return (
-        f"Modelled energy per {report.per} of {report.methodology['model']['class']}, "
-        f"{report.profile.name}"
-    )
-
-
-def _summary(report: EnergyFigures) -> str:
-    coverage = report.methodology["coverage"]["covered"]
-    parts = [
-        f"{report.units} {report.per}{'s' if report.units > 1 else ''}",
-        f"baseline {report.baseline}",
-        f"{100 * (coverage or 0):.4g} % of calls have a rule",
-    ]
-    if report.firing:
-        parts.append(
-            f"firing rate {report.firing_rate:.3g} per element and step, sign balance "
-            f"{_signed(report.sign_balance)}"
-        )
-    return "; ".join(parts) + "."
-
-
-def _not_included(report: EnergyFigures) -> str:
-    parts = [
-        entry["what"] if entry["count"] is None
-        else f"{entry['count']} {entry['what']} ({entry['why']})"
-        for entry in report.methodology["excluded"]
-    ]  # fmt: skip
-    return f"NOT INCLUDED: {', '.join(parts)}."
-
-
-def _energies(report: EnergyFigures, ops: OpCounts, dense_ops: OpCounts) -> GroupEnergy:
-    energy_pj = report.profile.energy_pj(ops) / report.units
-    return GroupEnergy(
-        counts=ops,
-        energy_pj=energy_pj,
-        baseline_pj=report.profile.energy_pj(dense_ops) / report.units,
-        share=energy_pj / report.energy_pj if report.energy_pj else 0.0,
-    )
-
-
-def _cells(line: GroupEnergy, report: EnergyFigures) -> list[str]:
-    ops, units = line.counts, report.units
-    accumulations = ops.ac_add + ops.ac_sub + ops.ac_coincidence
-    counts = (
-        ops.dense_mac, ops.mac, accumulations, ops.add + ops.bias_add, ops.mul, ops.cmp,
-    )  # fmt: skip
-    return [
-        *(_number(count / units) for count in counts),
-        _joules(line.energy_pj),
-        f"{100 * line.share:.1f} %",
-        _joules(line.baseline_pj),
-        f"{line.ratio:.2f}x" if line.energy_pj and line.baseline_pj else "-",
-    ]
-
-
-def _total_cells(report: EnergyFigures) -> list[str]:
-    total = GroupEnergy(
-        counts=report.total,
-        energy_pj=report.energy_pj,
-        baseline_pj=report.baseline_pj,
-        share=1.0,
-    )
-    return _cells(total, report)
-
-
-def _cut(name: str, depth: int | None) -> str:
-    return ".".join(name.split(".")[:depth])
-
-
-def _number(value: float) -> str:
-    """Three digits and k, M, G or T."""
-    for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}"
-
-
-def _joules(energy_pj: float) -> str:
-    """Three digits and pJ, nJ, µJ, mJ or J."""
-    for factor, unit in ((1e12, "J"), (1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")):
-        if energy_pj >= factor:
-            return f"{energy_pj / factor:.3g} {unit}"
-    return f"{energy_pj:.3g} pJ"
-
-
-def _markdown_table(
-    header: Iterable[str], lines: Iterable[tuple[str, list[str]]]
-) -> list[str]:
-    first, *others = header
-    return [
-        f"| {' | '.join((first, *others))} |",
-        f"|---|{'---:|' * len(others)}",
-        *(f"| {' | '.join((name, *cells))} |" for name, cells in lines),
-    ]
-
-
-def _firing_table(report: EnergyFigures) -> list[str]:
-    lines = [
-        (
-            f"`{name}`",
-            [
-                str(firing.time_steps),
-                f"{firing.rate:.4f}",
-                " ".join(f"{rate:.3f}" for rate in firing.rate_by_step),
-                f"{firing.p_pos:.4f}",
-                f"{firing.p_neg:.4f}",
-                _signed(firing.sign_balance),
-            ],
-        )
-        for name, firing in report.firing.items()
-    ]
-    return _markdown_table(
-        ("neuron", "T", "rate", "rate by step", "p(+1)", "p(-1)", "balance"), lines
-    )
-
-
-def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.2f}"
-
-
-def _bullets(block: dict[str, Any], indent: str = "") -> list[str]:
-    """A nested dictionary as a nested Markdown list."""
+def measured_lines(measured: dict[str, Any]) -> list[str]:
+    """One line for each entry of a measurement."""
     lines = []
-    for key, value in block.items():
-        if isinstance(value, dict) and value:
-            lines += [f"{indent}- {key}:", *_bullets(value, indent + "  ")]
-        elif isinstance(value, list) and value:
-            items = [f"{indent}  - {_sentence(item)}" for item in value]
-            lines += [f"{indent}- {key}:", *items]
+    for key, value in measured.items():
+        if isinstance(value, dict):
+            lines += [f"{key}.{line}" for line in measured_lines(value)]
+        elif isinstance(value, list):
+            lines.append(f"{key}: {', '.join(map(str, value)) or 'none'}")
         else:
-            lines.append(f"{indent}- {key}: {value or 'none'}")
+            lines.append(f"{key}: {'none' if value in (None, '') else value}")
     return lines
-
-
-def _sentence(item: object) -> str:
-    if not isinstance(item, dict):
-        return str(item)
-    known = {key: value for key, value in item.items() if value is not None}
-    return ", ".join(f"{key} {value}" for key, value in known.items())

@@ -5,7 +5,9 @@ listed as uncounted. A module with a module rule is priced as a whole and the op
 inside it are not looked at.
 """
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -16,7 +18,9 @@ from mar_snn.energy.counts import Cost
 from mar_snn.energy.spike_trains import MOVES, Events, SpikeTrain, packets
 
 __all__ = [
+    "OPERANDS",
     "RULES_VERSION",
+    "CountingSettings",
     "ModuleCall",
     "OpCall",
     "find_module_rule",
@@ -31,6 +35,51 @@ __all__ = [
 RULES_VERSION = "1"
 
 
+_CHOICES = {
+    "spikes": ("declared", "inferred"),
+    "padding": ("exclude", "include"),
+    "causal": ("exact", "full"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CountingSettings:
+    """What a counter was asked to count; rules read it from their call.
+
+    Attributes:
+        spikes: "declared" by the neurons, or "inferred" from values.
+        padding: whether to "exclude" or "include" products with padded zeros.
+        causal: "exact" counts the pairs that a causal mask leaves, "full" all pairs.
+
+    Raises:
+        ValueError: for any other value.
+    """
+
+    spikes: str = "declared"
+    padding: str = "exclude"
+    causal: str = "exact"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(
+                    f"{name} must be {choices[0]!r} or {choices[1]!r}, got {value!r}"
+                )
+
+
+def _none(_: object) -> SpikeTrain | None:
+    return None
+
+
+def _no_weight(_: object) -> bool:
+    return False
+
+
+def _unheard(_key: str, _value: str) -> None:
+    pass
+
+
 class OpCall(NamedTuple):
     """One call of one torch operation, as its rule sees it."""
 
@@ -39,11 +88,29 @@ class OpCall(NamedTuple):
     kwargs: Mapping[str, Any]
     output: Any
     #: the spikes that a tensor carries, or None
-    spikes: Callable[[object], SpikeTrain | None]
+    spikes: Callable[[object], SpikeTrain | None] = _none
+    #: whether a tensor is a parameter, a view or cast of one, or made of nothing else
+    is_weight: Callable[[object], bool] = _no_weight
+    settings: CountingSettings = CountingSettings()
+    #: note("scan", "recurrent") puts into the report's settings how something ran
+    note: Callable[[str, str], None] = _unheard
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """An argument wherever the caller put it."""
         return _argument(self, index, name, default)
+
+    def columns(self, tensor: Tensor) -> int:
+        """Input features of this projection: K of a product, channels of an image."""
+        return math.prod(tensor.shape[axis] for axis in _feature_axes(self, tensor))
+
+    def touched(self, tensor: Tensor) -> Tensor | None:
+        """How many of `columns` fired at any step, for any sample; None if no spikes.
+
+        int64 without dimensions. A column of weights is fetched where its feature fires
+        once, so this is the union over steps, samples and positions.
+        """
+        train = self.spikes(tensor)
+        return None if train is None else train.touched(*_feature_axes(self, tensor))
 
 
 class ModuleCall(NamedTuple):
@@ -55,12 +122,51 @@ class ModuleCall(NamedTuple):
     output: Any
     #: what the module declared during this call, or None
     events: Events | None
-    #: declare(spike_seq, output) for a module that does not declare its spikes itself
-    declare: Callable[[Tensor, Tensor], Events]
+    #: declare(spike_seq, output, readout=None): from now on `output` carries the spikes
+    #: [T, ...] of a module that does not say so itself, by their signs; "graded" takes
+    #: their integer values, any other readout of SpikeTrain too, None asks the module
+    declare: Callable[..., Events]
+    #: the spikes that a tensor carries, or None
+    spikes: Callable[[object], SpikeTrain | None] = _none
+    #: as in OpCall
+    is_weight: Callable[[object], bool] = _no_weight
+    settings: CountingSettings = CountingSettings()
+    note: Callable[[str, str], None] = _unheard
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """An argument wherever the caller put it."""
         return _argument(self, index, name, default)
+
+
+#: The two operands of a product among its arguments.
+OPERANDS: dict[Any, tuple[int, int]] = {
+    torch.ops.aten.mm: (0, 1),
+    torch.ops.aten.bmm: (0, 1),
+    torch.ops.aten.mv: (0, 1),
+    torch.ops.aten.dot: (0, 1),
+    torch.ops.aten.addmm: (1, 2),
+    torch.ops.aten.baddbmm: (1, 2),
+    torch.ops.aten.addmv: (1, 2),
+    torch.ops.aten.vdot: (0, 1),
+    torch.ops.aten._int_mm: (0, 1),
+    torch.ops.aten.addbmm: (1, 2),
+    torch.ops.aten._addmm_activation: (1, 2),
+    torch.ops.aten.convolution: (0, 1),
+}
+
+
+def _feature_axes(call: OpCall, tensor: Tensor) -> tuple[int, ...]:
+    """The axes of `tensor` along which the weights that it meets differ."""
+    packet = call.func.overloadpacket
+    if packet is torch.ops.aten.convolution:
+        return (1,)
+    left, right = (call.args[i] for i in OPERANDS.get(packet, (0, 0)))
+    if tensor.dim() < 2:
+        return tuple(range(tensor.dim()))
+    other, axis = (left, -2) if tensor is right is not left else (right, -1)
+    # of a batch of products, unless one matrix of weights serves the whole batch
+    one_matrix = tensor.dim() == 2 or other.shape[0] == 1 or other.stride(0) == 0
+    return (axis,) if one_matrix else (0, axis)
 
 
 #: A rule may return None: it has no answer for this form of the call.

@@ -1,31 +1,22 @@
-"""A report as JSON and back, in the schema `mar-snn/energy-report/1`.
-
-Keys carry their unit (`_pj`). `ops` are counts of the whole run, energies are per unit
-(`totals.per`, `totals.units`). What is not a finite number is null.
-"""
+"""A report as JSON values and back, in the schema of `mar_snn.energy.schema`."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
-from mar_snn.energy.counts import Firing, ModuleRow, OpCounts
+from mar_snn.energy.baselines import baselines, break_even
+from mar_snn.energy.counts import BatchCounts, ByteCounts, Firing, ModuleRow, OpCounts
 from mar_snn.energy.figures import EnergyFigures
-from mar_snn.energy.profiles import EnergyProfile, Price
+from mar_snn.energy.memory import traffic
+from mar_snn.energy.prices import EnergyProfile, MemoryTier, Price
+from mar_snn.energy.schema import SCHEMA, check_document
+from mar_snn.energy.statistics import batch_statistics
 
-__all__ = ["SCHEMA", "from_json", "to_json"]
-
-SCHEMA = "mar-snn/energy-report/1"
+__all__ = ["finite", "from_json", "to_json"]
 
 
 def to_json(report: EnergyFigures) -> dict[str, Any]:
     """The report as JSON values, derived figures included."""
-    baseline = {
-        "name": report.baseline,
-        "profile": report.profile.name,
-        "energy_pj": report.baseline_pj,
-        "groups_pj": report.baseline_groups_pj,
-        "ratio": report.ratio,
-    }
     document = {
         "schema": SCHEMA,
         "kind": "modelled",
@@ -34,44 +25,81 @@ def to_json(report: EnergyFigures) -> dict[str, Any]:
         "totals": _totals(report),
         "modules": [_module(row, report) for row in report.rows],
         "groups": _groups(report),
+        "phases": {
+            phase: {
+                "units": report.units_of_phase(phase),
+                "energy_pj": part.energy_pj,
+                "baseline_pj": part.baseline_pj,
+            }
+            for phase, part in report.phases.items()
+        },
         "firing": {name: _firing(firing) for name, firing in report.firing.items()},
-        "baselines": [baseline],
-        "measured": None,
+        "against": {
+            "name": report.baseline,
+            "groups_pj": report.baseline_groups_pj,
+            "bytes": report.baseline_bytes,
+            "batches_pj": report.baseline_batches_pj,
+            "energy_pj": report.baseline_pj,
+            "ratio": report.ratio,
+        },
+        "baselines": [
+            asdict(found) | {"profile": report.profile.name, "ratio": found.ratio}
+            for found in baselines(report)
+        ],
+        "traffic": [asdict(line) | {"ratio": line.ratio} for line in traffic(report)],
+        "break_even": asdict(break_even(report)),
+        "batches": [
+            asdict(batch) | {"units": units}
+            for batch, units in zip(report.batches, report.batch_units, strict=True)
+        ],
+        "statistics": {
+            name: asdict(found) for name, found in batch_statistics(report).items()
+        },
+        "measured": report.measured,
     }
-    finite: dict[str, Any] = _finite(document)
-    return finite
+    values: dict[str, Any] = finite(document)
+    return values
 
 
 def from_json(document: dict[str, Any]) -> dict[str, Any]:
     """The fields of the report that `to_json` made this of.
 
     Raises:
-        ValueError: for another schema.
+        ValueError: for another schema, and for a document that does not keep to it.
     """
-    if document.get("schema") != SCHEMA:
-        raise ValueError(
-            f"expected a report of schema {SCHEMA!r}, got {document.get('schema')!r}"
-        )
-    totals, (baseline,) = document["totals"], document["baselines"]
+    check_document(document)
+    totals, against = document["totals"], document["against"]
     return {
         "rows": tuple(_read_module(module) for module in document["modules"]),
         "firing": {
-            name: Firing(
-                pos=tuple(firing["pos"]),
-                neg=tuple(firing["neg"]),
-                elements=tuple(firing["elements"]),
-                tau=firing["tau"],
-                readout=firing["readout"],
-            )
-            for name, firing in document["firing"].items()
+            name: _read_firing(firing) for name, firing in document["firing"].items()
         },
         "profile": _read_profile(document["profiles"][0]),
         "per": totals["per"],
         "units": totals["units"],
-        "baseline": baseline["name"],
-        "baseline_groups_pj": baseline["groups_pj"],
+        "baseline": against["name"],
+        "baseline_groups_pj": against["groups_pj"],
+        "baseline_bytes": against["bytes"],
+        "baseline_batches_pj": tuple(against["batches_pj"]),
+        "batches": tuple(_read_batch(batch) for batch in document["batches"]),
+        "batch_units": tuple(batch["units"] for batch in document["batches"]),
         "methodology": document["methodology"],
+        "measured": document["measured"],
     }
+
+
+def finite(value: Any) -> Any:
+    """The same with lists for tuples, and None for nan and infinities."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# ---- writing
 
 
 def _totals(report: EnergyFigures) -> dict[str, Any]:
@@ -81,6 +109,7 @@ def _totals(report: EnergyFigures) -> dict[str, Any]:
         "per": report.per,
         "units": report.units,
         "ops": total.as_dict(),
+        "moved": report.moved.as_dict(),
         "energy_pj": report.energy_pj,
         "energy_by_price_pj": {k: e / report.units for k, e in by_price.items()},
         "unpriced": report.profile.unpriced(total),
@@ -90,41 +119,25 @@ def _totals(report: EnergyFigures) -> dict[str, Any]:
 
 
 def _module(row: ModuleRow, report: EnergyFigures) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "type": row.type,
-        "group": row.group,
-        "calls": row.calls,
+    part = report.part([row], 0.0)
+    values = asdict(row)
+    values["T"] = values.pop("time_steps")
+    return values | {
         "spiking": row.time_steps > 0,
-        "detection": "declared" if row.time_steps else None,
-        "T": row.time_steps,
-        "readout": row.readout,
-        "ops": row.ops.as_dict(),
-        "dense_ops": row.dense_ops.as_dict(),
-        "energy_pj": report.profile.energy_pj(row.ops) / report.units,
+        "energy_pj": part.energy_pj,
+        "share": part.share,
     }
-
-
-def _read_module(module: dict[str, Any]) -> ModuleRow:
-    return ModuleRow(
-        name=module["name"],
-        type=module["type"],
-        group=module["group"],
-        calls=module["calls"],
-        ops=OpCounts(**module["ops"]),
-        dense_ops=OpCounts(**module["dense_ops"]),
-        time_steps=module["T"],
-        readout=module["readout"],
-    )
 
 
 def _groups(report: EnergyFigures) -> dict[str, Any]:
     return {
         name: {
             "ops": group.counts.as_dict(),
+            "moved": group.moved.as_dict(),
             "energy_pj": group.energy_pj,
             "baseline_pj": group.baseline_pj,
             "share": group.share,
+            "columns_touched": group.columns_touched,
         }
         for name, group in report.groups.items()
     }
@@ -140,20 +153,41 @@ def _firing(firing: Firing) -> dict[str, Any]:
     }
 
 
+# ---- reading
+
+
+def _read_module(module: dict[str, Any]) -> ModuleRow:
+    read = {
+        "time_steps": module["T"],
+        "ops": OpCounts(**module["ops"]),
+        "dense_ops": OpCounts(**module["dense_ops"]),
+        "moved": ByteCounts(**module["moved"]),
+        "dense_moved": ByteCounts(**module["dense_moved"]),
+    }
+    names = {field.name for field in fields(ModuleRow)} - read.keys()
+    return ModuleRow(**{name: module[name] for name in names}, **read)
+
+
+def _read_firing(firing: dict[str, Any]) -> Firing:
+    names = (field.name for field in fields(Firing))
+    values = {name: firing[name] for name in names}
+    steps = {name: tuple(values[name]) for name in ("pos", "neg", "elements")}
+    return Firing(**values | steps)
+
+
+def _read_batch(batch: dict[str, Any]) -> BatchCounts:
+    return BatchCounts(
+        ops=OpCounts(**batch["ops"]),
+        dense_ops=OpCounts(**batch["dense_ops"]),
+        tokens=batch["tokens"],
+        phase=batch["phase"],
+    )
+
+
 def _read_profile(profile: dict[str, Any]) -> EnergyProfile:
-    fields: dict[str, Any] = {
+    values: dict[str, Any] = {
         key: Price(**value) if isinstance(value, dict) else value
         for key, value in profile.items()
     }
-    return EnergyProfile(**fields)
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for nan and infinities, which JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    values["memory"] = tuple(MemoryTier(**tier) for tier in profile["memory"])
+    return EnergyProfile(**values)

@@ -11,6 +11,12 @@ from mar_snn.energy import OpCounts, SpikeOpCounter
 from mar_snn.neurons.spikes import declare_spikes, is_listening
 
 
+@torch.library.custom_op("mar_snn_tests::twist", mutates_args=())
+def twist(x: Tensor) -> Tensor:
+    """An operation that no rule knows."""
+    return x.flip(0) * x
+
+
 class Fire(nn.Module):
     """Declares its input as its unit spikes; costs nothing itself."""
 
@@ -102,3 +108,9 @@ def decode() -> type[Decode]:
 @pytest.fixture
 def call() -> type[Call]:
     return Call
+
+
+@pytest.fixture
+def unpriced() -> Callable[[Tensor], Tensor]:
+    """An operation without a rule, mar_snn_tests.twist.default."""
+    return twist

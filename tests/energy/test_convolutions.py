@@ -9,6 +9,7 @@ from torch import nn
 
 from mar_snn.energy import OpCounts
 from mar_snn.energy.conv_rules import Axis, count_pairs, pairs_by_position
+from mar_snn.energy.counts import ByteCounts
 
 CORNER = [[[[1.0, 0, 0], [0, 0, 0], [0, 0, 0]]]]
 
@@ -174,3 +175,44 @@ def test_other_means_count_their_windows(count_dense):
     # one window of 2 · 2
     image = torch.rand(1, 1, 2, 2)
     assert count_dense(nn.AdaptiveAvgPool2d(1), image) == OpCounts(add=3, mul=1)
+
+
+def test_adaptive_maxima_and_interpolations_count_their_windows(count_dense):
+    row = torch.rand(1, 1, 1, 3)
+    # windows of 2 and 2 values, as for the means
+    assert count_dense(nn.AdaptiveMaxPool2d((1, 2)), row) == OpCounts(cmp=2)
+    assert count_dense(nn.AdaptiveMaxPool3d(1), row[None]) == OpCounts(cmp=2)
+    assert count_dense(nn.AdaptiveAvgPool3d(1), row[None]) == OpCounts(add=2, mul=1)
+    line = torch.rand(1, 1, 4)
+    assert count_dense(nn.MaxPool1d(2), line) == OpCounts(cmp=2)
+    assert count_dense(nn.AvgPool1d(2), line) == OpCounts(add=2, mul=2)
+
+    def grow(x, mode):
+        return count_dense(lambda x: F.interpolate(x, scale_factor=2, mode=mode), x)
+
+    # 8, 6 · 2, 2³ · 8 results; 1, 3, 7 interpolations, or five sums of four products
+    assert grow(line, "linear") == OpCounts(mul=8, add=16)
+    assert grow(row, "bilinear") == OpCounts(mul=36, add=72)
+    assert grow(torch.rand(1, 1, 2, 2, 2), "trilinear") == OpCounts(mul=448, add=896)
+    assert grow(row, "bicubic") == OpCounts(mul=240, add=180)
+    assert grow(row, "nearest") == OpCounts()
+
+
+def test_a_convolution_reads_the_kernels_of_channels_that_fire(count_model, fire):
+    # 2 samples of 3 channels; channel 1 fires in one of them, channel 2 in both
+    x = torch.zeros(2, 3, 4)
+    x[0, 1, 0], x[0, 2, 1], x[1, 2, 3] = 1, -1, 1
+    model = nn.Sequential(fire(), nn.Conv1d(3, 5, 2))
+    (row,) = count_model(model, x).rows()
+    kernel, bias = 5 * 2 * 4, 5 * 4
+    assert row.moved == ByteCounts(
+        weight_dense=3 * kernel + bias,
+        weight_touched=2 * kernel + bias,
+        spike_bitmap=6,
+        activation=2 * 5 * 3 * 4,
+    )
+    assert row.dense_moved == ByteCounts(
+        weight_dense=3 * kernel + bias,
+        weight_touched=3 * kernel + bias,
+        activation=(2 * 5 * 3 + 24) * 4,
+    )

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from mar_snn.energy import OpCounts, SpikeOpCounter
+from mar_snn.neurons.atmn import ATMNNode
+from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.neurons.spikes import is_listening
 
 
@@ -168,12 +171,13 @@ def test_a_module_that_is_made_on_the_way_counts_where_it_is_used(call, count_mo
     assert (row.name, row.ops) == ("0", OpCounts(cmp=12))
 
 
-def test_operations_without_a_rule_are_listed_with_their_calls(call):
-    model = call(lambda x: x.softmax(-1) + x.softmax(0))
-    with torch.no_grad(), SpikeOpCounter(model) as counter:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_operations_without_a_rule_are_listed_with_their_calls(call, unpriced, mode):
+    model = call(lambda x: unpriced(x) + unpriced(x))
+    with mode(), SpikeOpCounter(model) as counter:
         model(X)
     run = counter.run()
-    assert run.uncounted == {"aten._softmax.default": 2}
+    assert run.uncounted == {"mar_snn_tests.twist.default": 2}
     assert run.calls == 3
     assert counter.total() == OpCounts(add=12)
 
@@ -216,3 +220,127 @@ def test_counts_follow_autocast():
             counted = model(X)
     assert torch.equal(plain, counted)
     assert counter.total().mac == 120
+
+
+# ---- functional calls, dtypes, devices
+
+
+def test_a_functional_call_counts_in_the_module_whose_forward_makes_it(count_model):
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.owner = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return F.linear(x, self.owner.weight, self.owner.bias)
+
+    model = nn.Sequential(Functional())
+    (row,) = count_model(model, X).rows()
+    assert (row.name, row.type) == ("0", "Functional")
+    assert row.ops == OpCounts(dense_mac=36, mac=36, bias_add=9)
+    # the weights of another module are weights all the same: 12 and 3 of 4 bytes
+    assert row.moved.weight_dense == 60
+
+
+def test_parameters_that_are_passed_in_are_the_weights():
+    model = nn.Linear(4, 3)
+    swapped = {name: p.detach().double() for name, p in model.named_parameters()}
+    with torch.no_grad(), SpikeOpCounter(model) as counter:
+        torch.func.functional_call(model, swapped, (X.double(),))
+    (row,) = counter.rows()
+    assert (row.ops.mac, row.moved.weight_dense) == (36, 120)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_products_are_counted_exactly_in_any_dtype(fire, dtype):
+    # 257 · 300 spikes of 301 outputs: 23,207,100 > 2 ** 24
+    model = nn.Sequential(fire(), nn.Linear(300, 301, bias=False, dtype=dtype))
+    with torch.no_grad(), SpikeOpCounter(model) as counter:
+        model(torch.ones(257, 300, dtype=dtype))
+    assert counter.total().ac_add == 257 * 300 * 301
+
+
+def test_a_model_on_meta_is_counted_by_its_shapes():
+    model = nn.Linear(4, 3, device="meta")
+    with torch.no_grad(), SpikeOpCounter(model) as counter:
+        model(X.to("meta"))
+    assert counter.total() == OpCounts(dense_mac=36, mac=36, bias_add=9)
+
+
+WAITS = ("item", "tolist", "numpy", "__int__", "__bool__", "__float__", "__index__")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("readout", ["sum", "geometric"])
+def test_nothing_is_asked_of_a_tensor_before_the_report(monkeypatch, mode, readout):
+    def refuse(*_):
+        raise AssertionError("waits for the device")
+
+    model = nn.Sequential(
+        ATMNCoder(4, time_steps=3, readout=readout),
+        nn.Linear(4, 6),
+        ATMNNode(),
+        nn.Linear(6, 2),
+        nn.LayerNorm(2),
+    )
+    counter = SpikeOpCounter(model)
+    with monkeypatch.context() as patched, mode():
+        for name in WAITS:
+            patched.setattr(torch.Tensor, name, refuse)
+        with pytest.raises(AssertionError, match="waits for the device"):
+            bool(X.sum())
+        with counter, counter.phase("all"):
+            model(10 * X)
+            model[2].reset()
+            model(X)
+    assert counter.total().sop_unit > 0
+    assert len(counter.run().batches) == 2
+    assert counter.rows()[1].columns_touched > 0
+
+
+def test_reading_in_the_middle_of_a_pass_adds_nothing(fire):
+    totals = []
+
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Sequential(fire(), nn.Linear(2, 2, bias=False))
+            self.second = nn.Linear(2, 2, bias=False)
+
+        def forward(self, x):
+            x = self.first(x)
+            totals.append((counter.total(), counter.run().batches))
+            return self.second(x)
+
+    model = Reads()
+    counter = SpikeOpCounter(model)
+    with torch.no_grad(), counter:
+        model(torch.tensor([[1.0, -1]]))
+    first = OpCounts(dense_mac=4, ac_add=2, ac_sub=2, sop_unit=4)
+    assert totals == [(first, ())]
+    both = OpCounts(dense_mac=8, mac=4, ac_add=2, ac_sub=2, sop_unit=4)
+    (batch,) = counter.run().batches
+    assert counter.total() == batch.ops == both
+
+
+def test_leaving_the_block_in_the_middle_of_a_pass_keeps_what_ran(fire):
+    class Leaves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Sequential(fire(), nn.Linear(2, 2, bias=False))
+            self.second = nn.Linear(2, 2, bias=False)
+
+        def forward(self, x):
+            x = self.first(x)
+            counter.__exit__(None, None, None)
+            return self.second(x)
+
+    model = Leaves()
+    counter = SpikeOpCounter(model)
+    with torch.no_grad(), counter:
+        model(torch.tensor([[1.0, -1]]))
+    assert counter.total() == OpCounts(dense_mac=4, ac_add=2, ac_sub=2, sop_unit=4)
+    assert counter.run().batches == ()
+    assert_nothing_is_left_behind()

@@ -34,7 +34,18 @@ CONTAINER = nn.Sequential(LINEAR)
         # the backbone alone, and a model inside another
         ("layers.0.mixer.in_proj", "mixer.in_proj"),
         ("base_model.model.lm_head", "lm_head"),
+        # transformers' names
+        ("model.layers.3.self_attn", "attention"),
+        ("model.layers.3.self_attn.q_proj", "attention"),
+        ("model.rotary_emb", "attention"),
+        ("model.norm", "norm"),
+        ("backbone.norm_f", "norm"),
+        ("backbone.layers.3.norm", "norm"),
+        ("backbone.layers.3.mixer.norm", "mixer.gate"),
+        ("backbone.layers.3.mixer.x_proj", "mixer.x_proj"),
         # names that only resemble them
+        ("model.layers.3.self_attn.rotary", "Linear"),
+        ("features.norm", "Linear"),
         ("my_lm_head", "Linear"),
         ("features.0", "Linear"),
         ("mixer_in_proj", "Linear"),
@@ -63,3 +74,11 @@ def test_the_forward_of_a_whole_model_is_other_and_a_single_layer_is_itself():
     assert group_of("", CONTAINER) == "other"
     assert group_of("", LINEAR) == "Linear"
     assert group_of("layer1.0", CONTAINER) == "Sequential"
+
+
+@pytest.mark.parametrize(
+    ("cls", "group"), [("MambaMixer", "mixer.scan"), ("Mamba2", "mixer")]
+)
+def test_a_block_that_writes_out_its_scan_is_grouped_by_its_class(cls, group):
+    block = type(cls, (nn.Linear,), {})(1, 1)
+    assert group_of("backbone.layers.0.mixer", block) == group

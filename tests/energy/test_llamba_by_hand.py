@@ -5,9 +5,11 @@ from collections import Counter
 import pytest
 import torch
 
-from mar_snn.energy import OpCounts, SpikeOpCounter
+from mar_snn.energy import OpCounts, SpikeOpCounter, rules
+from mar_snn.energy.counts import ByteCounts
 from mar_snn.llamba.configuration_llamba import LlambaConfig
 from mar_snn.llamba.modeling_llamba import LlambaForCausalLM
+from mar_snn.llamba.scan import CPU_CHUNK
 from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.spiking import SpikingConfig
 
@@ -217,3 +219,49 @@ def test_padding_costs_the_products_with_the_mask():
     # u · mask before the projection, x | B | C · mask behind the convolution
     extra = OpCounts(mul=LAYERS * TOKENS * (WIDTH + CONVOLVED))
     assert masked == plain + extra
+
+
+def test_a_scan_counted_as_it_runs_has_the_products_of_its_padded_chunks(monkeypatch):
+    recurrent = counted(tiny_llamba(), IDS).total()
+    monkeypatch.delitem(rules._module_rules, "mar_snn.llamba.scan.LlambaScan")
+    chunked = counted(tiny_llamba(), IDS).total()
+    heads, q = LAYERS * BATCH * HEADS, CPU_CHUNK
+    # one chunk holds the sequence: pairs, into the state and out of it
+    products = heads * (q * q * (STATE + HEAD) + 2 * q * HEAD * STATE)
+    recurrence = heads * LENGTH * (2 * HEAD * STATE + HEAD)
+    assert chunked.dense_mac - recurrent.dense_mac == products - recurrence
+
+
+def test_the_weights_of_a_dense_llamba_move_once_a_pass_and_its_states_once_a_token():
+    model = tiny_llamba()
+    total = ByteCounts.sum(row.moved for row in counted(model, IDS).rows())
+    table = model.backbone.embedding.weight
+    # all parameters but the table, of which the tokens' rows are read
+    tied = model.lm_head.weight is table
+    weights = sum(p.numel() for p in model.parameters())
+    weights += TOKENS * WIDTH - (0 if tied else table.numel())
+    assert total.weight_dense == total.weight_touched == 4 * weights
+    # per layer: the state between the tokens and behind the last, taps - 1 inputs
+    state = BATCH * HEADS * HEAD * STATE
+    inputs = BATCH * CONVOLVED * (TAPS - 1)
+    assert total.cache == 4 * LAYERS * ((2 * LENGTH - 1) * state + inputs)
+    assert (total.spike_bitmap, total.neuron_state) == (0, 0)
+
+
+def test_a_spiking_llamba_moves_bitmaps_and_the_columns_that_fire():
+    model = tiny_llamba(spiking=SpikingConfig(time_steps=T))
+    rows = counted(model, IDS).rows()
+    moved = ByteCounts.sum(row.moved for row in rows)
+    dense = ByteCounts.sum(row.dense_moved for row in rows)
+    # written by the coder, read by each projection; gate and up read the same
+    planes = [2 * WIDTH, 2 * INNER, 3 * WIDTH, 2 * FFN]
+    assert moved.spike_bitmap == sum(LAYERS * T * TOKENS * w // 4 for w in planes)
+    # the membranes of the coders, between their steps
+    coded = WIDTH + INNER + WIDTH + FFN
+    assert moved.neuron_state == LAYERS * 2 * (T - 1) * TOKENS * coded * 4
+    thresholds = LAYERS * coded * 4
+    assert moved.weight_dense == dense.weight_dense + thresholds
+    assert moved.weight_touched <= moved.weight_dense
+    assert moved.cache == dense.cache
+    twin = ByteCounts.sum(row.moved for row in counted(tiny_llamba(), IDS).rows())
+    assert dense == twin

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mar_snn.energy import OpCounts
+from mar_snn.energy.counts import ByteCounts
 
 
 def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
@@ -237,3 +238,71 @@ def test_a_neuron_with_planes_must_say_how_they_are_read(decode, count_model):
     model = nn.Sequential(decode(None), linear(3, 5))
     with pytest.raises(ValueError, match=r"Decode declares several spike planes.*None"):
         count_model(model, PLANES)
+
+
+# ---- other products, and bytes
+
+
+def test_other_forms_of_a_product_count_their_products(count_dense):
+    # two of [1, 2] @ [2, 3], summed: 12 products, 3 results with a bias each
+    summed = count_dense(
+        torch.addbmm, torch.ones(1, 3), torch.ones(2, 1, 2), torch.ones(2, 2, 3)
+    )
+    assert summed == OpCounts(dense_mac=12, mac=12, bias_add=3)
+    vectors = (torch.ones(4), torch.ones(4))
+    assert count_dense(torch.vdot, *vectors) == OpCounts(dense_mac=4, mac=4)
+    # 2 rows, 3 outputs, 4 x 5 inputs, two products each, and 6 biases
+    bilinear = count_dense(nn.Bilinear(4, 5, 3), torch.ones(2, 4), torch.ones(2, 5))
+    assert (bilinear.mac, bilinear.add) == (2 * 2 * 3 * 4 * 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("gelu", "extra"), [(False, {"cmp": 6}), (True, {"special": 6, "mul": 6})]
+)
+def test_an_activation_fused_into_a_product_costs_what_it_costs_alone(
+    count_dense, gelu, extra
+):
+    counts = count_dense(
+        lambda b, x, y: torch._addmm_activation(b, x, y, use_gelu=gelu),
+        torch.ones(3),
+        torch.ones(2, 4),
+        torch.ones(4, 3),
+    )
+    assert counts == OpCounts(dense_mac=24, mac=24, bias_add=6, **extra)
+
+
+def test_a_projection_reads_the_columns_that_fire_at_any_step(decode, count_model):
+    model = nn.Sequential(decode("sum"), linear(3, 5, bias=True))
+    row = count_model(model, PLANES).rows()[-1]
+    # features 0 and 2 fire, in three planes of 6 bits; 3 x 5 weights and 5 biases
+    assert row.moved == ByteCounts(
+        weight_dense=80, weight_touched=2 * 20 + 20, spike_bitmap=3, activation=20
+    )
+    assert row.dense_moved == ByteCounts(
+        weight_dense=80, weight_touched=80, activation=20 + 12
+    )
+
+
+def test_a_dense_projection_reads_all_its_weights_in_their_own_size(count_model):
+    (row,) = count_model(linear(4, 3).bfloat16(), torch.ones(2, 4).bfloat16()).rows()
+    assert row.moved == ByteCounts(
+        weight_dense=24, weight_touched=24, activation=(8 + 6) * 2
+    )
+    assert row.dense_moved == row.moved
+
+
+def test_rows_that_fire_on_the_right_choose_columns_on_the_left(fire, count_model):
+    class Transposed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.neuron, self.weight = fire(), nn.Parameter(torch.ones(2, 3))
+
+        def forward(self, x):
+            return self.weight @ self.neuron(x)
+
+    x = torch.tensor([[1.0, 0, 0, -1], [0, 0, 0, 0], [1, 1, 0, 0]])
+    (row,) = count_model(Transposed(), x).rows()
+    # 2 of 3 columns of 2 floats; 12 elements of 2 bits; 8 results
+    assert row.moved == ByteCounts(
+        weight_dense=24, weight_touched=16, spike_bitmap=3, activation=32
+    )

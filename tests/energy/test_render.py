@@ -1,49 +1,100 @@
-"""Numbers and units as they are printed."""
+"""What a console shows, in 80 columns."""
 
-import math
+import io
+from dataclasses import replace
 
 import pytest
+import rich.console
 
-from mar_snn.energy.render import _bullets, _joules, _number, _signed
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (0.25, "0.25"),
-        (999.0, "999"),
-        (1000.0, "1k"),
-        (16_777_216.0, "16.8M"),
-        (2.5e9, "2.5G"),
-        (3e12, "3T"),
-    ],
-)
-def test_counts_have_three_digits_and_a_suffix(value, text):
-    assert _number(value) == text
+from mar_snn.energy import EnergyReport
+from mar_snn.energy.render import measured_lines, table_of
+from mar_snn.energy.sections import Section
+from tests.energy.energy_runs import RUN, UP_PROJ
 
 
-@pytest.mark.parametrize(
-    ("energy_pj", "text"),
-    [
-        (0.0, "0 pJ"),
-        (4.6, "4.6 pJ"),
-        (1_000.0, "1 nJ"),
-        (2.346e6, "2.35 µJ"),
-        (6.48e9, "6.48 mJ"),
-        (1.5e12, "1.5 J"),
-    ],
-)
-def test_energies_have_three_digits_and_a_unit(energy_pj, text):
-    assert _joules(energy_pj) == text
+def text_of(renderable, width=80):
+    console = rich.console.Console(width=width, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()
 
 
-def test_a_balance_has_a_sign_or_is_missing():
-    assert (_signed(0.5), _signed(-0.25), _signed(math.nan)) == ("+0.50", "-0.25", "-")
+@pytest.fixture
+def report():
+    return EnergyReport.of(RUN, "horowitz-45nm-fp32")
 
 
-def test_nested_blocks_become_nested_lists():
-    block = {"a": 1, "b": {"c": "x"}, "d": ["one", {"T": 4, "tau": None}], "e": []}
-    assert _bullets(block) == [
-        "- a: 1", "- b:", "  - c: x", "- d:", "  - one", "  - T 4", "- e: none",
+def test_everything_is_printed_together_in_its_order(report):
+    text = text_of(report)
+    parts = (
+        "Modelled energy per token of Tiny",
+        "Arithmetic by group",
+        "Largest modules",
+        "With the traffic of weights",
+        "Baselines",
+        "Break-even",
+        "Over 2 batches",
+        "Firing",
+        "NOT INCLUDED",
+        "Not a \nmeasurement.",
+    )
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_no_line_is_wider_than_the_console_and_no_number_is_cut(report):
+    text = text_of(report)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "1.24\N{EN DASH}2.03x" in text
+    assert "zero-skipping dense" in text
+
+
+def test_a_table_by_module_names_neurons_and_not_the_largest_modules(report):
+    text = text_of(report.table("module"))
+    assert "Arithmetic by module" in text
+    assert "Largest modules" not in text
+    assert "layers.0.mlp.in_neuron" in text_of(report.table("module"), width=120)
+
+
+def test_a_model_without_neurons_shows_no_firing(report):
+    text = text_of(EnergyReport.of(replace(RUN, firing={}), "horowitz-45nm-fp32"))
+    assert "Firing" not in text
+
+
+def test_names_with_brackets_are_no_markup():
+    phases = tuple(replace(row, phase="bold") for row in RUN.rows)
+    run = replace(RUN, rows=(replace(UP_PROJ, name="[red]x"), *phases))
+    text = text_of(EnergyReport.of(run, "horowitz-45nm-fp32").table("module"), 120)
+    assert "[red]x" in text
+    assert "lm_head [bold]" in text
+
+
+def test_measured_figures_stand_apart_at_the_end():
+    measured = {"source": "nvml", "joules_gross": [1.5, 1.6], "warnings": []}
+    text = text_of(
+        EnergyReport.of(RUN, "horowitz-45nm-fp32", measured=measured), width=100
+    )
+    modelled, apart = text.split("Measured, never to be divided by a modelled figure")
+    assert "Not a measurement." in modelled
+    assert "joules_gross: 1.5, 1.6" in apart
+    assert "warnings: none" in apart
+    assert "nvml" not in modelled
+
+
+def test_a_measurement_is_listed_entry_by_entry():
+    assert measured_lines({"a": {"b": 1, "c": None}, "d": "", "e": 0}) == [
+        "a.b: 1", "a.c: none", "d: none", "e: 0",
     ]  # fmt: skip
+
+
+def test_a_section_without_lines_is_its_notes():
+    empty = Section(title="none", header=("a",), lines=(), notes=("nothing here",))
+    assert text_of(table_of(empty)) == "nothing here\n"
+
+
+def test_the_last_line_of_a_total_stands_below_a_rule():
+    section = Section(
+        title="t", header=("a", "b"), lines=(("x", "1"), ("total", "1")), total=True
+    )
+    lines = [line.strip() for line in text_of(table_of(section)).splitlines()]
+    assert [line.split() for line in lines[-4:]] == [["x", "1"], [], ["total", "1"], []]

@@ -1,0 +1,396 @@
+"""What runs inside a model: its modules, its operations and the spikes between them.
+
+Works below autograd, so it sees the operations that really run; composite operations
+are taken apart under inference_mode too.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mar_snn.energy.accumulate import Key, Ledger, RowTally, numbers_of
+from mar_snn.energy.firing import FiringTally
+from mar_snn.energy.groups import group_of
+from mar_snn.energy.inference import Inference, Open, Site, Spikes
+from mar_snn.energy.rules import (
+    OPERANDS,
+    CountingSettings,
+    ModuleCall,
+    ModuleRule,
+    OpCall,
+    OpRule,
+    find_module_rule,
+    find_op_rule,
+    is_composite,
+    is_free,
+)
+from mar_snn.energy.spike_trains import (
+    Events,
+    SpikeTrain,
+    SpikeTrains,
+    Writes,
+    is_followed,
+)
+from mar_snn.energy.weights import Weights
+from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
+
+__all__ = ["Watch"]
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+# every file called *_rules.py fills the registries
+for _file in iter_modules([str(Path(__file__).parent)]):
+    if _file.name.endswith("_rules"):
+        import_module(f"mar_snn.energy.{_file.name}")
+
+
+class _Frame:
+    """A module whose forward is running."""
+
+    __slots__ = ("events", "module", "name", "numbers", "opaque", "row", "rule")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        #: the innermost module of the model that runs, and where it is counted; None
+        #: outside the model
+        self.name = ""
+        self.row: RowTally | None = None
+        #: its module rule
+        self.rule: ModuleRule | None = None
+        #: whether it or a module around it is priced as a whole
+        self.opaque = False
+        #: what it declared
+        self.events: Events | None = None
+        #: how often each operation ran in it so far
+        self.numbers: Counter[OpOverload] = Counter()
+
+
+class _Handling(NamedTuple):
+    """What to do about an operation, looked up once."""
+
+    rule: OpRule | None
+    free: bool
+    composite: bool
+    writes: Writes
+    followed: bool
+    operands: tuple[int, int] | None
+
+
+class Watch:
+    """Sees every call inside a model and has it priced.
+
+    Args:
+        model: the model.
+        ledger: takes the prices.
+        settings: what is asked for.
+        depth: parts of a row's name; None for all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ledger: Ledger,
+        settings: CountingSettings,
+        depth: int | None,
+    ) -> None:
+        #: the phase that is on, and the one in which the pass started
+        self.phase = self._phase_of_pass = ""
+        #: neuron name -> how often it fired
+        self.firing: dict[str, FiringTally] = {}
+        #: calls of operations and of modules with a rule; those that had no price
+        self.calls = 0
+        self.uncounted: Counter[str] = Counter()
+        #: what rules noted: key -> values in order of first use
+        self.notes: dict[str, dict[str, None]] = {}
+        self._model = model
+        self._ledger = ledger
+        self._settings = settings
+        self._depth = depth
+        self._inference = Inference() if settings.spikes == "inferred" else None
+        self._names: dict[nn.Module, str] = {}
+        self._paused = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._frames: list[_Frame] = []
+        self._trains, self._weights = SpikeTrains(), Weights()
+        self._handlings: dict[OpOverload, _Handling] = {}
+        self._rows: dict[tuple[nn.Module, str], RowTally] = {}
+        #: the frame of the model itself, and of the outermost module of the model
+        self._root: _Frame | None = None
+        self._outermost: _Frame | None = None
+
+    def start(self, stack: ExitStack) -> None:
+        """Watch until `stack` is closed."""
+        self._names = {module: name for name, module in self._model.named_modules()}
+        # a cast that was made before is a weight that nobody saw being made
+        torch.clear_autocast_cache()
+        stack.callback(self._stop)
+        before = register_module_forward_pre_hook(self._enter_module)
+        stack.callback(before.remove)
+        after = register_module_forward_hook(
+            self._leave_module, with_kwargs=True, always_call=True
+        )
+        stack.callback(after.remove)
+        stack.enter_context(listen_to_spikes(self._hear))
+        stack.enter_context(_WatchingMode(self))
+
+    def _stop(self) -> None:
+        self._ledger.end_batch(whole=False)
+        self._forget()
+
+    # ---- the modules
+
+    def _enter_module(self, module: nn.Module, _: Any) -> None:
+        frame = _Frame(module)
+        if self._frames:
+            outer = self._frames[-1]
+            frame.name, frame.row = outer.name, outer.row
+            frame.opaque, frame.numbers = outer.opaque, outer.numbers
+        if not frame.opaque and module in self._names and self._looking:
+            if self._outermost is None:
+                self._outermost = frame
+                self._weights.collect(self._model)
+                self._phase_of_pass = self.phase
+            if module is self._model and self._root is None:
+                self._root = frame
+                self._ledger.begin_batch(self._phase_of_pass)
+            frame.name, frame.numbers = self._names[module], Counter()
+            frame.row = self._row(module)
+            frame.row.calls += 1
+            frame.rule = find_module_rule(type(module))
+            frame.opaque = frame.rule is not None
+        self._frames.append(frame)
+
+    def _leave_module(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        # torch leaves the keyword arguments out where the forward raised
+        whole = len(rest) == 2
+        while self._frames:
+            frame = self._frames.pop()
+            found = frame.module is module
+            if found and frame.rule and frame.row and whole and self._looking:
+                self._price_module(frame, frame.rule, frame.row, args, *rest)
+            if frame is self._root:
+                with self.pause():
+                    self._ledger.end_batch(whole=found and whole)
+                self._root = None
+            if frame is self._outermost:
+                with self.pause():
+                    self._ledger.flush()
+                self._outermost = None
+            if found:
+                return
+
+    def _row(self, module: nn.Module) -> RowTally:
+        key = (module, self._phase_of_pass)
+        if key not in self._rows:
+            name = self._names[module]
+            group = group_of(name, module)
+            pooled = ".".join(name.split(".")[: self._depth])
+            self._rows[key] = self._ledger.row(
+                pooled, self._model.get_submodule(pooled), group, self._phase_of_pass
+            )
+        return self._rows[key]
+
+    def _price_module(
+        self,
+        frame: _Frame,
+        rule: ModuleRule,
+        row: RowTally,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Any,
+    ) -> None:
+        def declare(
+            spike_seq: Tensor, tensor: Tensor, /, readout: str | None = None
+        ) -> Events:
+            # a foreign node may scale its spikes; the scale folds into the next weights
+            units = spike_seq if readout == "graded" else spike_seq.sign()
+            return self._declare(SpikeEvent(frame.module, units, tensor), readout)
+
+        self.calls += 1
+        with self.pause():
+            cost = rule(
+                ModuleCall(
+                    frame.module,
+                    args,
+                    kwargs,
+                    output,
+                    frame.events,
+                    declare,
+                    partial(self._spikes_for, row),
+                    self._weights.__contains__,
+                    self._settings,
+                    self._note,
+                )
+            )
+        if cost is None:
+            self.uncounted[type(frame.module).__name__] += 1
+        else:
+            self._ledger.add(row, cost)
+
+    # ---- the spikes
+
+    def _hear(self, event: SpikeEvent) -> None:
+        if self._looking and event.neuron in self._names:
+            with self.pause():
+                events = self._declare(event)
+            if self._frames and self._frames[-1].module is event.neuron:
+                self._frames[-1].events = events
+
+    def _declare(self, event: SpikeEvent, readout: str | None = None) -> Events:
+        name = self._names[event.neuron]
+        if name not in self.firing:
+            self.firing[name] = FiringTally(event.neuron)
+        train = self.firing[name].add(event, readout)
+        if self._inference is None:
+            self._trains.declare(event.output, train)
+        return train.events
+
+    def _spikes_for(self, row: RowTally, tensor: object) -> SpikeTrain | None:
+        train = self._trains.of(tensor)
+        if train is not None:
+            row.note_input(train)
+        return train
+
+    # ---- the operations
+
+    @property
+    def _looking(self) -> bool:
+        # -1 outside backward: a checkpointed block that runs again is not a second pass
+        return not self._paused and torch._C._current_graph_task_id() == -1
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Our own arithmetic is not the model's."""
+        paused, self._paused = self._paused, True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._paused = paused
+
+    def _note(self, key: str, value: str) -> None:
+        self.notes.setdefault(key, {})[value] = None
+
+    def see(
+        self,
+        mode: TorchDispatchMode,
+        func: OpOverload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run one operation, and have it priced; only the dispatch mode calls this."""
+        frame = self._frames[-1] if self._frames else None
+        handling = self._handlings.get(func) or self._handle(func)
+        if not self._looking or (frame is not None and frame.opaque):
+            if handling.writes:
+                self._trains.before_write(handling.writes.of(args, kwargs))
+            return func(*args, **kwargs)
+        if handling.composite:
+            with mode:
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
+        if handling.writes:
+            self._trains.before_write(handling.writes.of(args, kwargs))
+        out = func(*args, **kwargs)
+        if handling.followed:
+            self._trains.follow(func, args, kwargs, out)
+        if frame is None or frame.row is None:
+            return out
+        self._weights.follow(args, kwargs, out)
+        self.calls += 1
+        if handling.rule is None:
+            if not handling.free:
+                self.uncounted[str(func)] += 1
+            return out
+        if not self._price(frame, frame.row, handling, (func, args, kwargs, out)):
+            self.uncounted[str(func)] += 1
+        return out
+
+    def _price(
+        self,
+        frame: _Frame,
+        row: RowTally,
+        handling: _Handling,
+        call: tuple[OpOverload, tuple[Any, ...], dict[str, Any], Any],
+    ) -> bool:
+        """Have one operation priced; False where its rule has no answer."""
+
+        def price(spikes: Spikes) -> "list[tuple[Key, int | Tensor]] | None":
+            is_weight = self._weights.__contains__
+            seen = OpCall(*call, spikes, is_weight, self._settings, self._note)
+            cost = handling.rule(seen) if handling.rule else None
+            if cost is None:
+                return None
+            return [*numbers_of(cost), *_columns(seen, handling.operands)]
+
+        if self._inference is None:
+            numbers = price(partial(self._spikes_for, row))
+        else:
+            frame.numbers[call[0]] += 1
+            site = Site(frame.name, str(call[0]), frame.numbers[call[0]])
+            found = self._inference.price(site, price, self._weights.__contains__)
+            if isinstance(found, Open):
+                self._ledger.defer(row, found.read)
+                return True
+            numbers = found
+        for key, number in numbers or ():
+            self._ledger.add_number(row, key, number)
+        return numbers is not None
+
+    def _handle(self, func: OpOverload) -> _Handling:
+        rule, free = find_op_rule(func), is_free(func)
+        handling = _Handling(
+            rule=rule,
+            free=free,
+            composite=rule is None and not free and is_composite(func),
+            writes=Writes(func),
+            followed=is_followed(func),
+            operands=OPERANDS.get(func.overloadpacket),
+        )
+        self._handlings[func] = handling
+        return handling
+
+
+def _columns(
+    call: OpCall, operands: tuple[int, int] | None
+) -> "Iterator[tuple[Key, int | Tensor]]":
+    """Inputs of a projection, and those that fired, where spikes meet weights."""
+    if operands is None:
+        return
+    left, right = (call.args[i] for i in operands)
+    for x, weight in ((left, right), (right, left)):
+        if call.is_weight(weight) and (touched := call.touched(x)) is not None:
+            yield ("columns", "all"), call.columns(x)
+            yield ("columns", "touched"), touched
+
+
+class _WatchingMode(TorchDispatchMode):
+    """Hands every operation to the watch."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return self._watch.see(self, func, args, kwargs or {})
