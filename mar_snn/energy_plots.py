@@ -11,18 +11,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from mar_snn.energy.baselines import (
+from mar_snn.energy.reporting.baselines import (
     Baseline,
     baselines,
     baselines_by_group,
     break_even,
 )
-from mar_snn.energy.memory import ASSUMPTIONS, Traffic, traffic
-from mar_snn.energy.methodology import check_methodology
-from mar_snn.energy.prices import EnergyProfile
-from mar_snn.energy.report import EnergyReport
-from mar_snn.energy.sensitivity import at_profiles
-from mar_snn.energy.text import interval, joules, plain, times
+from mar_snn.energy.reporting.memory import ASSUMPTIONS, Traffic, traffic
+from mar_snn.energy.reporting.methodology import check_methodology
+from mar_snn.energy.reporting.prices import EnergyProfile
+from mar_snn.energy.reporting.report import EnergyReport
+from mar_snn.energy.reporting.sensitivity import at_profiles
+from mar_snn.energy.reporting.text import interval, joules, plain, times
 from mar_snn.plot_layout import BASELINE, SPIKING, legend_above, new_axes, tidy
 
 __all__ = [
@@ -148,7 +148,7 @@ def plot_energy_waterfall(
     Args:
         report: what `SpikeOpCounter.report` returned.
         ax: where to draw; a new figure if None.
-        assumption: one of `mar_snn.energy.memory.ASSUMPTIONS`.
+        assumption: one of `mar_snn.energy.reporting.memory.ASSUMPTIONS`.
 
     Raises:
         ValueError: for a report without bytes or memory prices, for an unknown

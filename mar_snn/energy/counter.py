@@ -8,9 +8,9 @@ from torch import nn
 
 from mar_snn.energy.accumulate import Ledger
 from mar_snn.energy.counts import CountedRun, ModuleRow, OpCounts
-from mar_snn.energy.profiles import EnergyProfile
-from mar_snn.energy.report import EnergyReport
-from mar_snn.energy.rules import CountingSettings
+from mar_snn.energy.reporting.profiles import EnergyProfile
+from mar_snn.energy.reporting.report import EnergyReport
+from mar_snn.energy.rules.registry import CountingSettings
 from mar_snn.energy.watch import Watch
 
 __all__ = ["SpikeOpCounter"]
@@ -39,6 +39,7 @@ class SpikeOpCounter:
             and values are read as the model runs. For models of other packages.
         padding: "exclude" or "include" products with padded zeros.
         causal: "exact" counts the pairs that a causal mask leaves, "full" all pairs.
+        scan: "recurrent" or "chunked": the form of Llamba's scan that is counted.
         depth: rows of modules with more parts in their name than this are pooled, group
             by group, into the row of the ancestor that has so many. None pools nothing.
 
@@ -53,6 +54,7 @@ class SpikeOpCounter:
         spikes: str = "declared",
         padding: str = "exclude",
         causal: str = "exact",
+        scan: str = "recurrent",
         depth: int | None = None,
     ) -> None:
         if depth is not None and depth < 0:
@@ -61,7 +63,9 @@ class SpikeOpCounter:
                 "row a group, None one row a module"
             )
         self.model = model
-        self.settings = CountingSettings(spikes=spikes, padding=padding, causal=causal)
+        self.settings = CountingSettings(
+            spikes=spikes, padding=padding, causal=causal, scan=scan
+        )
         self.depth = depth
         self._ledger = Ledger()
         self._watch = Watch(model, self._ledger, self.settings, depth)

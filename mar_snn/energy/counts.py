@@ -132,17 +132,15 @@ class Cost:
     def __init__(
         self,
         ops: Mapping[str, int | Tensor],
-        dense: Mapping[str, int] | None = None,
+        dense: Mapping[str, int | Tensor] | None = None,
         *,
         moved: Mapping[str, int | Tensor] | None = None,
-        dense_moved: Mapping[str, int] | None = None,
+        dense_moved: Mapping[str, int | Tensor] | None = None,
     ) -> None:
         self.ops = ops
-        self.dense: Mapping[str, int | Tensor] = ops if dense is None else dense
+        self.dense = ops if dense is None else dense
         self.moved: Mapping[str, int | Tensor] = moved or {}
-        self.dense_moved: Mapping[str, int | Tensor] = (
-            self.moved if dense_moved is None else dense_moved
-        )
+        self.dense_moved = self.moved if dense_moved is None else dense_moved
         for known, given in (
             (FIELDS, {*self.ops, *self.dense}),
             (BYTE_FIELDS, {*self.moved, *self.dense_moved}),

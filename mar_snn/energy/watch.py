@@ -8,9 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +23,7 @@ from mar_snn.energy.accumulate import Key, Ledger, RowTally, numbers_of
 from mar_snn.energy.firing import FiringTally
 from mar_snn.energy.groups import group_of
 from mar_snn.energy.inference import Inference, Open, Site, Spikes
-from mar_snn.energy.rules import (
+from mar_snn.energy.rules.registry import (
     OPERANDS,
     CountingSettings,
     ModuleCall,
@@ -51,11 +48,6 @@ from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 __all__ = ["Watch"]
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-
-# every file called *_rules.py fills the registries
-for _file in iter_modules([str(Path(__file__).parent)]):
-    if _file.name.endswith("_rules"):
-        import_module(f"mar_snn.energy.{_file.name}")
 
 
 class _Frame:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mar_snn.energy import OpCounts
-from mar_snn.energy.attention_rules import find_pairs
-from mar_snn.energy.rules import OpCall, find_op_rule
+from mar_snn.energy.rules.attention import find_pairs
+from mar_snn.energy.rules.registry import OpCall, find_op_rule
 from tests.energy import brute
 from tests.energy.hand_derived import Call, Fed
 

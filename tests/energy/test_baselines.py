@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from mar_snn.energy import EnergyReport, OpCounts
-from mar_snn.energy.baselines import (
+from mar_snn.energy.reporting.baselines import (
     baselines,
     baselines_by_group,
     break_even,

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mar_snn.energy import OpCounts
-from mar_snn.energy.conv_rules import Axis, count_pairs, pairs_by_position
 from mar_snn.energy.counts import ByteCounts
+from mar_snn.energy.rules.convolution import Axis, count_pairs, pairs_by_position
 
 CORNER = [[[[1.0, 0, 0], [0, 0, 0], [0, 0, 0]]]]
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from mar_snn.energy import OpCounts
 from mar_snn.energy.counts import ByteCounts
-from mar_snn.energy.op_rules import comparisons_for_first
+from mar_snn.energy.rules.operation import comparisons_for_first
 from tests.energy.hand_derived import Call
 
 X = torch.tensor([[0.5, 1.0, 2.0], [0.25, 0.75, 3.0]])

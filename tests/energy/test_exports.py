@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mar_snn.energy import EnergyReport
-from mar_snn.energy.exports import csv_rows, latex
+from mar_snn.energy.reporting.exports import csv_rows, latex
 from tests.energy.energy_runs import RUN
 from tests.energy.test_profiles import own_profile
 

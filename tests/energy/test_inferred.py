@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import neuron
 from torch import nn
 
-from mar_snn.energy import OpCounts, SpikeOpCounter, rules
+from mar_snn.energy import OpCounts, SpikeOpCounter
 from mar_snn.energy.counts import ByteCounts
+from mar_snn.energy.rules import registry
 
 WEIGHTS = nn.Linear(4, 3, bias=False)
 
@@ -265,9 +266,9 @@ def test_neurons_of_spikingjelly_are_found_without_their_declarations():
 
 
 def test_an_operation_whose_rule_has_no_answer_is_listed(call, unpriced, monkeypatch):
-    monkeypatch.setattr(rules, "_op_rules", dict(rules._op_rules))
+    monkeypatch.setattr(registry, "_op_rules", dict(registry._op_rules))
     twist = torch.ops.mar_snn_tests.twist.default
-    rules.register_op_rule(twist)(lambda call: call.spikes(call.args[0]))
+    registry.register_op_rule(twist)(lambda call: call.spikes(call.args[0]))
     counter = infer(call(unpriced), [SPIKES])
     assert counter.run().uncounted == {str(twist): 1}
 

@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from mar_snn.energy import OpCounts, SpikeOpCounter, rules
+from mar_snn.energy import OpCounts, SpikeOpCounter
 from mar_snn.energy.counts import ByteCounts
+from mar_snn.energy.rules import registry
 from mar_snn.llamba.configuration_llamba import LlambaConfig
 from mar_snn.llamba.modeling_llamba import LlambaForCausalLM
 from mar_snn.llamba.scan import CPU_CHUNK
@@ -223,13 +224,26 @@ def test_padding_costs_the_products_with_the_mask():
 
 def test_a_scan_counted_as_it_runs_has_the_products_of_its_padded_chunks(monkeypatch):
     recurrent = counted(tiny_llamba(), IDS).total()
-    monkeypatch.delitem(rules._module_rules, "mar_snn.llamba.scan.LlambaScan")
+    monkeypatch.delitem(registry._module_rules, "mar_snn.llamba.scan.LlambaScan")
     chunked = counted(tiny_llamba(), IDS).total()
     heads, q = LAYERS * BATCH * HEADS, CPU_CHUNK
     # one chunk holds the sequence: pairs, into the state and out of it
     products = heads * (q * q * (STATE + HEAD) + 2 * q * HEAD * STATE)
     recurrence = heads * LENGTH * (2 * HEAD * STATE + HEAD)
     assert chunked.dense_mac - recurrent.dense_mac == products - recurrence
+
+
+def test_the_chunked_scan_can_be_counted_instead_of_the_recurrent_one():
+    model, heads = tiny_llamba(), LAYERS * BATCH * HEADS
+    with torch.no_grad(), SpikeOpCounter(model, scan="chunked") as counter:
+        model(IDS)
+    # from rest, in one chunk: pairs t <= s, into the state, the skip
+    pairs = LENGTH * (LENGTH + 1) // 2
+    chunked = pairs * (STATE + HEAD) + LENGTH * HEAD * STATE + LENGTH * HEAD
+    recurrent = LENGTH * (2 * HEAD * STATE + HEAD)
+    difference = counter.total().mac - counted(model, IDS).total().mac
+    assert difference == heads * (chunked - recurrent)
+    assert counter.run().settings["scan"] == f"chunked, {CPU_CHUNK} tokens"
 
 
 def test_the_weights_of_a_dense_llamba_move_once_a_pass_and_its_states_once_a_token():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mar_snn.energy import EnergyReport
-from mar_snn.energy.markdown import _bullets, markdown, markdown_table
+from mar_snn.energy.reporting.markdown import _bullets, markdown, markdown_table
 from tests.energy.energy_runs import RUN
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mar_snn.energy import EnergyReport
 from mar_snn.energy.counts import ByteCounts
-from mar_snn.energy.memory import ASSUMPTIONS, traffic
+from mar_snn.energy.reporting.memory import ASSUMPTIONS, traffic
 from tests.energy.energy_runs import RUN
 from tests.energy.test_profiles import own_profile
 

@@ -11,14 +11,14 @@ import torch
 
 from mar_snn.energy import EnergyReport
 from mar_snn.energy.counts import Firing
-from mar_snn.energy.methodology import (
+from mar_snn.energy.reporting.methodology import (
     NOT_INCLUDED,
     check_methodology,
     count_tokens,
     write_methodology,
 )
-from mar_snn.energy.profiles import get_profile
-from mar_snn.energy.rules import RULES_VERSION
+from mar_snn.energy.reporting.profiles import get_profile
+from mar_snn.energy.rules.registry import RULES_VERSION
 from tests.energy.energy_runs import LM_HEAD, RUN, UP_PROJ
 
 FP32 = get_profile("horowitz-45nm-fp32")

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mar_snn.energy import EnergyProfile, OpCounts, profiles, register_profile
-from mar_snn.energy.profiles import (
+from mar_snn.energy import EnergyProfile, OpCounts, register_profile
+from mar_snn.energy.reporting import profiles
+from mar_snn.energy.reporting.profiles import (
     MemoryTier,
     Price,
     available_profiles,

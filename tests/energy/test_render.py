@@ -7,8 +7,8 @@ import pytest
 import rich.console
 
 from mar_snn.energy import EnergyReport
-from mar_snn.energy.render import measured_lines, table_of
-from mar_snn.energy.sections import Section
+from mar_snn.energy.reporting.render import measured_lines, table_of
+from mar_snn.energy.reporting.sections import Section
 from tests.energy.energy_runs import RUN, UP_PROJ
 
 

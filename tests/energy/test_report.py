@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from mar_snn.energy import EnergyProfile, EnergyReport, SpikeOpCounter
-from mar_snn.energy.measurement import Measurement
-from mar_snn.energy.profiles import Price
-from mar_snn.energy.schema import SCHEMA
+from mar_snn.energy.measured.measurement import Measurement
+from mar_snn.energy.reporting.profiles import Price
+from mar_snn.energy.reporting.schema import SCHEMA
 from tests.energy.energy_runs import RUN
 
 

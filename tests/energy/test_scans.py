@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mar_snn.energy import OpCounts, SpikeOpCounter, rules
-from mar_snn.energy.rules import ModuleCall
-from mar_snn.energy.scan_rules import (
+from mar_snn.energy import OpCounts, SpikeOpCounter
+from mar_snn.energy.rules import registry
+from mar_snn.energy.rules.registry import ModuleCall
+from mar_snn.energy.rules.scan import (
     causal_products,
     chunked_scan,
     price_causal_convolution,
@@ -111,7 +112,7 @@ def test_one_token_with_a_state_reads_and_writes_it():
 
 
 def test_without_its_rule_the_scan_is_counted_as_it_runs(monkeypatch, count_model):
-    monkeypatch.delitem(rules._module_rules, "mar_snn.llamba.scan.LlambaScan")
+    monkeypatch.delitem(registry._module_rules, "mar_snn.llamba.scan.LlambaScan")
     call = scan_call(5, None)
     total = count_model(LlambaScan(), *call.args[:5]).total()
     # one padded chunk of Q tokens: all pairs, into the state and out of the zero state

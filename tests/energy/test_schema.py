@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from mar_snn.energy import EnergyReport
-from mar_snn.energy.schema import SCHEMA, check_document
-from mar_snn.energy.serialise import to_json
+from mar_snn.energy.reporting.schema import SCHEMA, check_document
+from mar_snn.energy.reporting.serialise import to_json
 from tests.energy.energy_runs import LM_HEAD, RUN
 from tests.energy.test_profiles import own_profile
 

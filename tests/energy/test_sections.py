@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from mar_snn.energy import EnergyReport
-from mar_snn.energy.comparison_sections import (
+from mar_snn.energy.counts import ByteCounts, Firing
+from mar_snn.energy.reporting.comparison_sections import (
     baseline_section,
     comparison_sections,
     traffic_section,
 )
-from mar_snn.energy.counts import ByteCounts, Firing
-from mar_snn.energy.sections import (
+from mar_snn.energy.reporting.sections import (
     firing_section,
     largest_section,
     not_included,

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from mar_snn.energy import EnergyReport
-from mar_snn.energy.profiles import available_profiles
-from mar_snn.energy.sensitivity import at_profile, at_profiles
-from mar_snn.energy.statistics import batch_statistics
+from mar_snn.energy.reporting.profiles import available_profiles
+from mar_snn.energy.reporting.sensitivity import at_profile, at_profiles
+from mar_snn.energy.reporting.statistics import batch_statistics
 from tests.energy.energy_runs import RUN
 
 
@@ -26,7 +26,8 @@ def test_counts_priced_again_are_those_of_a_report_at_that_price(report, profile
 
 
 def test_the_price_list_moves_the_ratio(report):
-    # 7 nm, int8: 1500 · 0.1 = 150 against 500 · 0.1 + 200 · 0.03 + 100 · 0.03 + 20 · 1.48
+    # 7 nm, int8: 1500 · 0.1 = 150 against
+    # 500 · 0.1 + 200 · 0.03 + 100 · 0.03 + 20 · 1.48
     assert at_profile(report, "jouppi-7nm-int8").ratio == pytest.approx(150 / 88.6)
 
 

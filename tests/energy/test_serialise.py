@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mar_snn.energy import EnergyReport
-from mar_snn.energy.serialise import finite, from_json, to_json
+from mar_snn.energy.reporting.serialise import finite, from_json, to_json
 from tests.energy.energy_runs import RUN, UP_PROJ
 
 

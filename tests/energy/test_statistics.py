@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mar_snn.energy import EnergyReport, OpCounts
-from mar_snn.energy.statistics import (
+from mar_snn.energy.reporting.statistics import (
     batch_statistics,
     student_t,
     summarise,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mar_snn.energy.text import (
+from mar_snn.energy.reporting.text import (
     data_size,
     interval,
     joules,

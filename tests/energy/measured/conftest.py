@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mar_snn.energy import windows
-from mar_snn.energy.measure import EnergyMeter
-from mar_snn.energy.sensors import BoardState, SensorUnavailableError
-from mar_snn.energy.windows import Clock
+from mar_snn.energy.measured import windows
+from mar_snn.energy.measured.measure import EnergyMeter
+from mar_snn.energy.measured.sensors import BoardState, SensorUnavailableError
+from mar_snn.energy.measured.windows import Clock
 
 
 class Machine:

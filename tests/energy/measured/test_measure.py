@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from mar_snn.energy.measure import MeasuringInterrupted, TrialPlan, measure
-from mar_snn.energy.measurement import Measurement
+from mar_snn.energy.measured.measure import MeasuringInterrupted, TrialPlan, measure
+from mar_snn.energy.measured.measurement import Measurement
 
 
 def test_measure_repeats_the_work_in_five_windows_of_five_seconds(machine, board):

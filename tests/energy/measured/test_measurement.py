@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mar_snn.energy.measurement import Measurement
+from mar_snn.energy.measured.measurement import Measurement
 
 THREE = {
     "source": "nvml+rapl",

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mar_snn.energy.measure import EnergyMeter, TrialPlan
+from mar_snn.energy.measured.measure import EnergyMeter, TrialPlan
 
 
 def test_a_block_is_measured_gross_and_net(machine, board):

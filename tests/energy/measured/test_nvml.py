@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from mar_snn.energy.nvml import NvmlSensor
-from mar_snn.energy.sensors import SensorUnavailableError
+from mar_snn.energy.measured.nvml import NvmlSensor
+from mar_snn.energy.measured.sensors import SensorUnavailableError
 
 
 @dataclass

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mar_snn.energy.rapl import RaplSensor
-from mar_snn.energy.sensors import SensorUnavailableError
+from mar_snn.energy.measured.rapl import RaplSensor
+from mar_snn.energy.measured.sensors import SensorUnavailableError
 
 
 def write_zone(root, folder, name, energy_uj, range_uj=1_000_000):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from mar_snn.energy.sensors import BoardState, SensorUnavailableError
-from mar_snn.energy.windows import Clock, Instruments, Window, open_sensors
+from mar_snn.energy.measured.sensors import BoardState, SensorUnavailableError
+from mar_snn.energy.measured.windows import Clock, Instruments, Window, open_sensors
 
 
 def test_auto_takes_nvml_and_rapl_and_leaves_zeus_alone(provide, counter):

@@ -5,8 +5,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from mar_snn.energy.sensors import SensorUnavailableError
-from mar_snn.energy.zeus import ZeusSensor
+from mar_snn.energy.measured.sensors import SensorUnavailableError
+from mar_snn.energy.measured.zeus import ZeusSensor
 
 
 class Monitor:

@@ -1,0 +1,1 @@
+"""Energy that sensors measured, kept apart from all that is modelled."""
