@@ -60,7 +60,12 @@ def flatten(metrics: dict[str, Any]) -> dict[str, float]:
         "seconds",
     )
     perplexities = {f"perplexity.{k}": v for k, v in metrics["perplexity"].items()}
-    return perplexities | {name: metrics[name] for name in names}
+    ratios = {
+        f"energy_ratios.{name}.{end}": ratio
+        for name, span in metrics["energy_ratios"].items()
+        for end, ratio in zip(("low", "high"), span, strict=True)
+    }
+    return perplexities | {name: metrics[name] for name in names} | ratios
 
 
 if __name__ == "__main__":

@@ -182,6 +182,7 @@ def main() -> int:
         "synops_per_token": report.total.sop_unit / report.units,
         "energy_ratio": report.ratio,
         "energy_ratio_without_lm_head": report.ratio_without("lm_head"),
+        "energy_ratios": report.ratios,
         "steps": trainer.state.global_step,
         "seconds": time.monotonic() - start,
         "seed": args.seed,
@@ -366,10 +367,12 @@ def draw_raster(trainer: SBDSTrainer, sentence: list[int], ax: Axes) -> None:
 def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) -> Table:
     """The one table that says how it went."""
     table = Table(title="Dense teacher and spiking student", show_header=False)
-    table.add_column(style="bold", no_wrap=True)
+    table.add_column(style="bold")
     table.add_column(justify="right", overflow="fold")
     teacher, calibrated, distilled = metrics["perplexity"].values()
     steps = metrics["steps"]
+    spans = metrics["energy_ratios"].items()
+    spans = {name: span for name, span in spans if name.endswith(("bits", "dram"))}
     for label, value in {
         "held-out perplexity, dense teacher": f"{teacher:.2f}",
         "  spiking, calibrated": f"{calibrated:.2f} = {calibrated / teacher:.3f} x",
@@ -381,6 +384,7 @@ def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) ->
         "  spiking": f"{report.energy_pj / 1e6:.2f} µJ",
         "  dense / spiking": f"{metrics['energy_ratio']:.2f} x",
         "  without the LM head": f"{metrics['energy_ratio_without_lm_head']:.2f} x",
+        **{f"  {n}": f"{a:.2f} to {b:.2f} x" for n, (a, b) in spans.items()},
         "time": f"{metrics['seconds']:.0f} s",
         "files": str(output),
     }.items():

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from mar_snn import energy_plots, plots
 from mar_snn.energy import EnergyReport, OpCounts
 from mar_snn.energy.counts import ByteCounts
-from mar_snn.energy.profiles import MemoryTier, get_profile
+from mar_snn.energy.reporting.profiles import MemoryTier, get_profile
 from mar_snn.plot_layout import BASELINE, SPIKING
 from tests.energy.energy_runs import LM_HEAD, NEURON, RUN, UP_PROJ
 from tests.energy.test_profiles import own_profile

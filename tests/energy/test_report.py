@@ -49,6 +49,19 @@ def report(counter):
     return counter.report()
 
 
+def test_every_ratio_has_a_name_and_two_ends(report):
+    ratios = report.ratios
+    assert ratios["dense"] == pytest.approx((report.ratio, report.ratio))
+    by_name = {f"{t.assumption}, {t.memory}": t.ratio for t in report.traffic}
+    assert len(by_name) == 6
+    assert by_name.items() <= ratios.items()
+    assert ratios["weights once a call, dram"][1] < report.ratio
+    unpriced = replace(
+        report, profile=replace(report.profile, int8_mul=None, memory=())
+    )
+    assert [n for n in unpriced.ratios if "quant" in n or "ram" in n] == []
+
+
 def test_energy_is_counts_times_prices_for_each_token(report):
     # 6 tokens, each: 2 spikes · 10 AC · 0.9 = 18, head 10 · 2 MAC · 4.6 = 92
     assert report.units == 6

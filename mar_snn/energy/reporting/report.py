@@ -140,6 +140,17 @@ class EnergyReport(EnergyFigures):
         return break_even(self)
 
     @property
+    def ratios(self) -> dict[str, tuple[float, float]]:
+        """Every ratio of the report by name, (lowest, highest), priced ones only.
+
+        With traffic the name is "<what is moved>, <memory>", such as "weights once a
+        call, dram"; without, that of the baseline.
+        """
+        plain = {line.name: line.ratio for line in self.baselines}
+        moved = {f"{line.assumption}, {line.memory}": line.ratio for line in self.traffic}
+        return {name: span for name, span in (plain | moved).items() if span is not None}
+
+    @property
     def statistics(self) -> dict[str, Statistic]:
         """energy_pj, baseline_pj and ratio over the batches."""
         return batch_statistics(self)
