@@ -1,0 +1,81 @@
+"""The two reports of the documentation, written by examples/energy_report.py.
+
+    python benchmarks/energy_reports.py outputs/demo-0
+
+The argument is a student that the demo distilled; beside it stands SpikingJelly's
+spiking VGG-11 with ATMN neurons. Tables and figures go to docs/reports/.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from spikingjelly.activation_based import functional, surrogate
+from spikingjelly.activation_based.model import spiking_vgg
+from torch import Tensor, nn
+
+from mar_snn.assets import TINY_LLAMBA
+from mar_snn.neurons import ATMNNode
+
+ROOT = Path(__file__).parent.parent
+REPORTS = ROOT / "docs" / "reports"
+
+
+class SpikingVGG(nn.Module):
+    """VGG-11 for 10 classes, shown a still image of 32 x 32 pixels for four steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = spiking_vgg.spiking_vgg11_bn(
+            num_classes=10,
+            spiking_neuron=ATMNNode,
+            surrogate_function=surrogate.ATan(),
+            v_threshold=0.5,
+        )
+        functional.set_step_mode(self.net, "m")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean of the outputs of all steps."""
+        return self.net(images.expand(4, *images.shape)).mean(0)
+
+
+def vgg() -> tuple[nn.Module, Tensor]:
+    """The network, untrained, and eight images of noise.
+
+    Its batch norms have the statistics of the images, its firing rates are those of its
+    initialisation: the report shows what such a network costs, not how well it sees.
+    """
+    torch.manual_seed(0)
+    net, images = SpikingVGG(), torch.rand(8, 3, 32, 32)
+    with torch.no_grad():
+        for _ in range(10):
+            net(images)
+            functional.reset_net(net)
+    return net.eval(), images
+
+
+def main() -> None:
+    """Write both reports."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("student", help="folder that the demo wrote")
+    student = parser.parse_args().student
+    report = [sys.executable, str(ROOT / "examples" / "energy_report.py")]
+    profiles = ["--profile", "horowitz-45nm-fp32"]
+    for name, arguments in {
+        "llamba": [student, "--compare", str(TINY_LLAMBA)],
+        "vgg": ["benchmarks.energy_reports:vgg"],
+    }.items():
+        output = REPORTS / name
+        shutil.rmtree(output, ignore_errors=True)
+        command = [*report, *arguments, *profiles, "--output_dir", str(output)]
+        subprocess.run(command, check=True, cwd=ROOT)
+        # the rows are in the tables, and the documentation shows no LaTeX
+        for file in ("report.json", "report.tex", "rows.csv"):
+            (output / file).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
