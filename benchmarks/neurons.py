@@ -329,11 +329,8 @@ def markdown(rows: list[dict[str, Any]], dtype: str = "torch.float32") -> str:
     cells: dict[str, dict[int, str]] = {}
     for row in rows:
         name = ", ".join(filter(None, (row["name"], row.get("gradient"))))
-        times = [
-            f"{row[f'{key}_ns']:.2g}"
-            for key in ("forward", "both")
-            if f"{key}_ns" in row
-        ]
+        found = [row[f"{k}_ns"] for k in ("forward", "both") if f"{k}_ns" in row]
+        times = [f"{ns:.0f}" if ns >= 10 else f"{ns:.2g}" for ns in found]
         cells.setdefault(name, {})[row["steps"]] = " / ".join(times) or row["refused"]
     steps = sorted({row["steps"] for row in rows})
     lines = [
