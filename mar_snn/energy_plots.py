@@ -309,7 +309,8 @@ def plot_break_even(report: EnergyReport, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("T·rate: spikes for each dense MAC of the spiking projections")
     ax.set_ylabel("modelled energy, dense / spiking")
     ax.set_title(_caption(report), loc="left", fontsize="small")
-    legend_above(ax)
+    # the corner below the curves is always free
+    ax.legend(loc="lower left", frameon=False, fontsize="small")
     return ax
 
 

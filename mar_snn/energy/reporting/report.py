@@ -147,8 +147,12 @@ class EnergyReport(EnergyFigures):
         call, dram"; without, that of the baseline.
         """
         plain = {line.name: line.ratio for line in self.baselines}
-        moved = {f"{line.assumption}, {line.memory}": line.ratio for line in self.traffic}
-        return {name: span for name, span in (plain | moved).items() if span is not None}
+        moved = {
+            f"{line.assumption}, {line.memory}": line.ratio for line in self.traffic
+        }
+        return {
+            name: span for name, span in (plain | moved).items() if span is not None
+        }
 
     @property
     def statistics(self) -> dict[str, Statistic]:

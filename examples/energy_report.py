@@ -1,0 +1,300 @@
+r"""Count what a model computes, price it, and write the energy report.
+
+    python examples/energy_report.py                                # the tiny Llamba
+    python examples/energy_report.py outputs/distill_llamba --text my_text.txt \
+        --compare mar_snn/assets/tiny_llamba
+    python examples/energy_report.py my_nets:make_vgg --inputs my_nets:images
+
+MODEL is the folder or hub name of a causal language model, dense or spiking, or
+package.module:function, which is called without arguments and returns a module, or a
+module and its inputs. Inputs are a tensor [samples, ...], or a function of the batch
+size that returns a batch: a tensor, a tuple of arguments or a dictionary of keywords.
+"""
+
+import re
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from spikingjelly.activation_based import functional
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
+from mar_snn import plots
+from mar_snn.assets import TINY_LLAMBA
+from mar_snn.energy import EnergyMeter, EnergyReport, SpikeOpCounter
+from mar_snn.energy.measured.measure import MeasuringInterrupted, measure
+from mar_snn.energy.reporting.profiles import available_profiles
+from mar_snn.energy.reporting.render import table_of
+from mar_snn.energy.reporting.sections import part_section
+from mar_snn.energy.reporting.sensitivity import at_profile
+
+console = Console()
+FUNCTION = re.compile(r"[\w.]+:[\w.]+")  # package.module:function
+#: what bad input raises in what it is given to
+ERRORS = (AttributeError, ImportError, LookupError, OSError, RuntimeError, ValueError)
+
+
+@dataclass
+class Subject:
+    """A model, what it runs on, and what came out."""
+
+    name: str
+    counter: SpikeOpCounter
+    #: what each call takes: an input, a tuple of them, or a dictionary of keywords
+    batches: list[Any]
+    #: unit -> how many of them the batches have, the usual unit first
+    units: dict[str, int]
+    measured: dict[str, Any] | None = None
+
+
+def main() -> int:
+    """Run; 0 when done, 2 after bad input."""
+    options = parse_arguments()
+    output = Path(options.output_dir)
+    try:
+        # 1. load
+        output.mkdir(parents=True, exist_ok=True)
+        counter, inputs = load_model(options.model, options)
+        model = Subject(options.model, counter, *load_inputs(inputs, options))
+        other = load_other(model, options) if options.compare else None
+        # 2. count, once; and measure, if that is asked for
+        count(model, options)
+        if options.measure:
+            measure_all(model, options)
+        # 3. price, print and write, as often as there are profiles
+        first, *more = [price(model, name, options) for name in options.profile]
+        console.print(table_of(part_section(first, "module", options.depth)), first)
+        write(first, output)
+        for report in more:
+            console.print(report.profile.name, table_of(part_section(report)))
+            write(report, output / report.profile.name)
+        # 4. compare
+        (output / "comparison.md").unlink(missing_ok=True)
+        if other is not None:
+            found = EnergyReport.compare(other, first)
+            console.print(f"a is {options.compare}, b is {options.model}", found)
+            (output / "comparison.md").write_text(found.to_markdown(), "utf-8")
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    console.print(f"Reports, rows and figures: {output}/")
+    return 0
+
+
+def parse_arguments() -> Namespace:
+    """The options; leaves with a sentence and exit code 2 for bad ones."""
+    parser = ArgumentParser(
+        description=__doc__,
+        usage="%(prog)s [MODEL] [--text FILE] ... (--help lists all)",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    add, names = parser.add_argument, available_profiles()
+    add("model", nargs="?", metavar="MODEL", default=str(TINY_LLAMBA))
+    add("--text", default=str(TINY_LLAMBA / "README.md"), help="UTF-8 file to read")
+    add("--tokenizer", help="where the tokenizer is; default: MODEL")
+    add("--inputs", help="package.module:name of the inputs, if MODEL is a function")
+    add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--batch-size", dest="batch", default=1, type=int, help="samples of a pass")
+    add("--context", default=128, type=int, help="tokens of a sample of the text")
+    add("--samples", default=8, type=int, help="samples at most")
+    add("--decode", default=0, type=int, help="tokens to write after each sample")
+    add("--seed", default=0, type=int, help="of what a function draws")
+    add("--spikes", default="declared", choices=["declared", "inferred"])
+    add("--profile", nargs="+", default=["horowitz-45nm-fp32"], choices=names)
+    add("--per", choices=["token", "sample", "run"], help="default: token, for text")
+    add("--depth", default=3, type=int, help="parts of the names of modules")
+    add("--compare", metavar="OTHER", help="another MODEL, or the report.json of one")
+    add("--measure", action="store_true", help="read energy sensors too: minutes")
+    add("--output_dir", "--output-dir", default="outputs/energy_report")
+    options = parser.parse_args()
+    for name in ("batch", "context", "samples", "depth", "decode"):
+        if vars(options)[name] < (least := int(name != "decode")):
+            parser.error(f"--{name} must be {least} or more, got {vars(options)[name]}")
+    if options.decode and FUNCTION.fullmatch(options.model):
+        parser.error("--decode needs a language model, not a function")
+    return options
+
+
+@contextmanager
+def blame(what: str) -> Iterator[None]:
+    """Errors of the block as one ValueError, in one line that begins with `what`."""
+    try:
+        yield
+    except ERRORS as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
+def load_model(name: str, options: Namespace) -> tuple[SpikeOpCounter, Any]:
+    """The counter of a model, and the inputs that came with it."""
+    torch.manual_seed(options.seed)
+    if FUNCTION.fullmatch(name):
+        made = imported(name)()
+        module, inputs = made if isinstance(made, tuple) else (made, None)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"{name} made no module but a {type(module).__name__}")
+    else:
+        dtype, inputs = getattr(torch, options.dtype, "auto"), None
+        with blame(f"{name} is no causal language model, nor package.module:function"):
+            module = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    module = module.to(options.device).eval()
+    return SpikeOpCounter(module, spikes=options.spikes), inputs
+
+
+def imported(reference: str) -> Any:
+    """What package.module:name names."""
+    module, _, name = reference.partition(":")
+    with blame(f"{reference} is no package.module:name"):
+        return getattr(import_module(module), name)
+
+
+def load_inputs(inputs: Any, options: Namespace) -> tuple[list[Any], dict[str, int]]:
+    """Batches of equal size for MODEL, and how much they have of each unit."""
+    is_text, size = not FUNCTION.fullmatch(options.model), options.batch
+    if is_text:
+        inputs = read_text(options)
+    elif options.inputs:
+        inputs = imported(options.inputs)
+    if not (isinstance(inputs, Tensor) or callable(inputs)):
+        raise ValueError("name a tensor or a function of the batch size: --inputs")
+    least = len(inputs) if isinstance(inputs, Tensor) else options.samples
+    number = min(options.samples, least) // size
+    if not number:
+        raise ValueError(f"less than one batch of {size}: give more samples or text")
+    if isinstance(inputs, Tensor):
+        batches = list(inputs[: number * size].split(size))
+    else:
+        batches = [inputs(size) for _ in range(number)]
+    if not is_text:
+        return batches, {"sample": number * size}
+    batches = [{"input_ids": ids, "use_cache": options.decode > 0} for ids in batches]
+    tokens = number * size * (options.context + options.decode)
+    return batches, {"token": tokens, "sample": number * size}
+
+
+def read_text(options: Namespace) -> Tensor:
+    """The tokens of the text, in rows as long as the context."""
+    with blame(f"--text {options.text} cannot be read"):
+        text = Path(options.text).read_text(encoding="utf-8")
+    with blame(f"{options.tokenizer or options.model} has no tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or options.model)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    rows = len(ids) // options.context
+    if not rows:
+        raise ValueError(
+            f"--text {options.text} has {len(ids)} tokens and a sample has "
+            f"{options.context}: give more text or a smaller --context"
+        )
+    return torch.tensor(ids[: rows * options.context]).view(rows, -1)
+
+
+def load_other(model: Subject, options: Namespace) -> EnergyReport:
+    """The report of --compare at the first profile: read from a file, or counted."""
+    if options.compare.endswith(".json"):
+        with blame(f"--compare {options.compare}"):
+            return at_profile(EnergyReport.load(options.compare), options.profile[0])
+    other = replace(model, name=options.compare)
+    other.counter, _ = load_model(options.compare, options)
+    count(other, options)
+    return price(other, options.profile[0], options)
+
+
+@torch.no_grad()
+def run(subject: Subject, batches: Iterable[Any], options: Namespace) -> None:
+    """Each batch from rest; then a pass for each token to write, as their own phase."""
+    module, phase = subject.counter.model, subject.counter.phase
+    for batch in batches:
+        functional.reset_net(module)
+        batch = send_to_device(batch, options.device)
+        with phase("prefill") if options.decode else nullcontext():
+            if isinstance(batch, Mapping):
+                output = module(**batch)
+            else:
+                output = module(*(batch if isinstance(batch, tuple) else (batch,)))
+        for _ in range(options.decode):
+            names = {"past_key_values", "cache_params"} & output.keys()
+            if not names:
+                raise ValueError(f"--decode needs a cache, {subject.name} returns none")
+            state = {name: output[name] for name in names}
+            next_id = output.logits[:, -1:].argmax(-1)
+            with phase("decode"):
+                output = module(next_id, use_cache=True, **state)
+
+
+def count(subject: Subject, options: Namespace) -> None:
+    """Run all batches once, counted."""
+    batches = track(subject.batches, "Counting", console=console, transient=True)
+    with blame(f"{subject.name} cannot run on these inputs"), subject.counter:
+        run(subject, batches, options)
+
+
+def measure_all(subject: Subject, options: Namespace) -> None:
+    """Run all batches for as long as sensors need; Ctrl-C leaves what they had."""
+    unit, units = next(iter(subject.units.items()))
+    meter = EnergyMeter(conditions={"unit": unit, "batch": options.batch})
+    work = partial(run, subject, subject.batches, options)
+    try:
+        measured = measure(work, units=units, meter=meter)
+    except MeasuringInterrupted as stop:
+        measured = stop.measured["workload"]
+    subject.measured = measured.as_dict()
+
+
+def price(subject: Subject, profile: str, options: Namespace) -> EnergyReport:
+    """The counts at the prices of a profile."""
+    tokens, samples = subject.units.get("token"), subject.units["sample"]
+    text = "/".join(Path(options.text).parts[-2:])
+    config = getattr(subject.counter.model, "config", None)
+    workload = {name: vars(options)[name] for name in ("batch", "decode", "seed")} | {
+        "model": Path(subject.name).name,
+        "model_revision": getattr(config, "_commit_hash", None) or "local files",
+        "dataset": text if tokens else options.inputs or options.model,
+        "context": options.context if tokens else None,
+        "samples": samples,
+    }
+    per = options.per or next(iter(subject.units))
+    told = {"per": per, "workload": workload, "measured": subject.measured}
+    return subject.counter.report(profile, tokens=tokens, samples=samples, **told)
+
+
+def write(report: EnergyReport, folder: Path) -> None:
+    """The figures and all files of a report, report.json last."""
+    folder.mkdir(exist_ok=True)
+    for name, draw, drawn in (
+        ("groups", plots.plot_energy_baselines, report),
+        ("traffic", plots.plot_energy_waterfall, report),
+        ("profiles", plots.plot_profiles, report.total.sop_unit and report),
+        ("break_even", plots.plot_break_even, report.total.sop_unit and report),
+        ("firing", plots.plot_firing_steps, report.firing),
+    ):
+        (folder / f"{name}.png").unlink(missing_ok=True)
+        if drawn:
+            figure = Figure(figsize=(9, 5), layout="constrained")
+            draw(drawn, figure.subplots())
+            figure.savefig(folder / f"{name}.png", dpi=120)
+    report.to_csv(folder / "rows.csv")
+    report.to_latex(folder / "report.tex")
+    report.to_markdown(folder / "report.md")
+    report.to_json(folder / "report.json")
+
+
+if __name__ == "__main__":
+    sys.path.append(str(Path.cwd()))  # the module of package.module:function
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("Interrupted: nothing more is written", file=sys.stderr)
+        sys.exit(130)
