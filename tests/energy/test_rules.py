@@ -1,6 +1,5 @@
 """The registries anybody can add to."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from mar_snn.energy import (
     SpikeOpCounter,
     register_module_rule,
     register_op_rule,
+    rules,
 )
 from mar_snn.energy.counts import Cost
-from mar_snn.energy import rules
 from mar_snn.energy.rules import registry
 from mar_snn.energy.rules.registry import CountingSettings, ModuleCall, OpCall
 
