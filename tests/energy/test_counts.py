@@ -13,7 +13,8 @@ from mar_snn.energy.counts import Cost, CountedRun, Firing, ModuleRow
 def test_the_package_offers_ten_names():
     assert set(mar_snn.energy.__all__) == {
         "EnergyMeter", "EnergyProfile", "EnergyReport", "Measurement", "OpCounts",
-        "SpikeOpCounter", "TrialPlan", "register_module_rule", "register_op_rule", "register_profile",
+        "SpikeOpCounter", "TrialPlan", "register_module_rule",
+        "register_op_rule", "register_profile",
     }  # fmt: skip
     for name in mar_snn.energy.__all__:
         assert hasattr(mar_snn.energy, name)
