@@ -130,21 +130,42 @@ class ATMNCoder(nn.Module):
         self._check_channels(spike_seq)
         return atmn_decode(spike_seq, self.neuron.v_threshold, self.weights)
 
+    def firing_rate(
+        self, x: Float[Tensor, "*batch channels"]
+    ) -> Float[Tensor, "*batch"]:
+        """The spikes of `x` per channel and step, with the surrogate's gradient.
+
+        A silent neuron has one too, towards the sign its membrane has; so the rate can
+        be drawn up as well as down. It runs in units of the threshold and stores the
+        [T, ...] spikes, unlike `forward`.
+        """
+        self._check_channels(x)
+        spike_seq, _, v_seq = ops.atmn_multi_step(
+            self._fed(x / self.neuron.v_threshold),
+            torch.zeros_like(x),
+            torch.ones_like(self.neuron.v_threshold),
+            **self._dynamics(),
+            store_v_seq=True,
+            backend=self.neuron.backend,
+        )
+        sign = torch.where(spike_seq == 0, v_seq.sign(), spike_seq).detach()
+        return (spike_seq * sign).mean((0, -1))
+
     @torch.no_grad()
     def _spikes_of(self, x: Tensor) -> Tensor:
         """What `encode` returns, by the kernels that made the code."""
-        fed = torch.zeros((self.time_steps, *x.shape), dtype=x.dtype, device=x.device)
-        fed[0] = x
         spike_seq, _, _ = ops.atmn_multi_step(
-            fed,
+            self._fed(x),
             torch.zeros_like(x),
             self.neuron.v_threshold,
-            tau=self.tau,
-            fire_ratio=self.fire_ratio,
-            surrogate_function=self.neuron.surrogate_function,
+            **self._dynamics(),
             backend=self.neuron.backend,
         )
         return spike_seq
+
+    def _fed(self, x: Tensor) -> Tensor:
+        """[x, 0, ..., 0], what the neuron is fed."""
+        return torch.cat([x[None], x.new_zeros(self.time_steps - 1, *x.shape)])
 
     def extra_repr(self) -> str:
         return (

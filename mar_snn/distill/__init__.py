@@ -1,7 +1,13 @@
 """SBDS: distilling a spiking student from its dense teacher."""
 
-from mar_snn.distill.losses import bidirectional_kl, feature_alignment
-from mar_snn.distill.trainer import SBDSConfig, SBDSTrainer, TrainingInterrupted
+from mar_snn.distill.checkpoints import last_checkpoint
+from mar_snn.distill.config import SBDSConfig
+from mar_snn.distill.losses import (
+    bidirectional_kl,
+    feature_alignment,
+    feature_distance,
+)
+from mar_snn.distill.trainer import SBDSTrainer, TrainingInterrupted
 
 __all__ = [
     "SBDSConfig",
@@ -9,4 +15,6 @@ __all__ = [
     "TrainingInterrupted",
     "bidirectional_kl",
     "feature_alignment",
+    "feature_distance",
+    "last_checkpoint",
 ]

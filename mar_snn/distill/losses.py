@@ -16,10 +16,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.linalg import vector_norm
 
-__all__ = ["DISTANCES", "BidirectionalKL", "bidirectional_kl", "feature_alignment"]
+__all__ = [
+    "DISTANCES",
+    "BidirectionalKL",
+    "bidirectional_kl",
+    "feature_alignment",
+    "feature_distance",
+    "mean_over_layers",
+]
 
-#: Ways to measure the distance of two features; see `feature_alignment`.
-DISTANCES = ("rms", "l2", "mse")
+#: Ways to measure the distance of two features; see `feature_distance`.
+DISTANCES = ("rms", "l2", "mse", "relative")
 
 
 class BidirectionalKL(NamedTuple):
@@ -143,19 +150,13 @@ def feature_alignment(
         student_features: one tensor a layer.
         teacher_features: the same layers of the teacher; no gradient flows to them.
         mask: True on tokens that count; None: all.
-        distance: "l2", the paper's norm of the difference, which grows with the root
-            of the width; "rms", that norm divided by √D, so that its weight need not
-            follow the width; "mse", the squared "rms".
+        distance: as for `feature_distance`.
         num_items: what the sums over tokens are divided by; None: the number of tokens
             that count.
 
     Raises:
         ValueError: where the layers or widths differ, or for an unknown distance.
     """
-    if distance not in DISTANCES:
-        raise ValueError(
-            f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}"
-        )
     shapes = [
         [tuple(f.shape) for f in fs] for fs in (student_features, teacher_features)
     ]
@@ -164,17 +165,92 @@ def feature_alignment(
             "student and teacher must give features of the same layers and widths, got "
             f"shapes {shapes[0]} and {shapes[1]}"
         )
-    total = student_features[0].new_zeros(())
-    for student, teacher in zip(student_features, teacher_features, strict=True):
-        difference = student.float() - teacher.detach().float()
-        # vector_norm: its gradient at zero is zero, that of sqrt(sum) is not a number
-        size = vector_norm(difference, dim=-1)
-        if distance != "l2":
-            size = size / difference.shape[-1] ** 0.5
+    distances = [
+        feature_distance(student, teacher, distance)
+        for student, teacher in zip(student_features, teacher_features, strict=True)
+    ]
+    return mean_over_layers(distances, mask, num_items)
+
+
+def feature_distance(
+    student: Float[Tensor, "*tokens width"],
+    teacher: Float[Tensor, "*tokens width"],
+    distance: str = "rms",
+) -> Float[Tensor, "*tokens"]:
+    """The distance of each token's features, in float32 or float64.
+
+    Backward needs the features alone, which the student's pass keeps anyway, and no
+    gradient flows to the teacher's. Where both agree the gradient is zero.
+
+    Args:
+        student: features of the student.
+        teacher: those of the teacher.
+        distance: "l2", the paper's norm of the difference, which grows with the root
+            of the width D; "rms", that norm divided by √D, so that its weight need not
+            follow the width; "mse", the squared "rms"; "relative", the norm divided by
+            the teacher's, so that its weight need not follow the features' scale.
+
+    Raises:
+        ValueError: for an unknown distance.
+    """
+    if distance not in DISTANCES:
+        raise ValueError(
+            f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}"
+        )
+    return _Distance.apply(student, teacher.detach(), distance)[0]
+
+
+class _Distance(torch.autograd.Function):
+    """A distance f(‖s - t‖) of each token, with the gradient (s - t) f'/‖s - t‖.
+
+    A chain of operations would save the difference, one more tensor a layer.
+    """
+
+    @staticmethod
+    def forward(
+        student: Tensor, teacher: Tensor, distance: str
+    ) -> tuple[Tensor, Tensor]:
+        wide = _wide(teacher, student)
+        size = vector_norm(_wide(student, student) - wide, dim=-1)
+        width = student.shape[-1]
         if distance == "mse":
-            size = size.square()
-        total = total + _token_mean(size, mask, num_items)
-    return total / len(student_features)
+            return size.square() / width, torch.full_like(size, 2 / width)
+        if distance == "relative":
+            scale = vector_norm(wide, dim=-1).clamp(min=torch.finfo(wide.dtype).tiny)
+        else:
+            scale = torch.full_like(size, width**0.5 if distance == "rms" else 1.0)
+        slope = (1 / (size * scale)).where(size > 0, 0.0)
+        return size / scale, slope
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, str], output: tuple[Tensor, Tensor]
+    ) -> None:
+        student, teacher, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(student, teacher, output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        student, teacher, slope = ctx.saved_tensors
+        difference = _wide(student, student) - _wide(teacher, student)
+        return (difference * (grad * slope)[..., None]).to(student.dtype), None, None
+
+
+def _wide(features: Tensor, student: Tensor) -> Tensor:
+    """`features` in float32, or float64 where the student's are."""
+    return features.to(torch.promote_types(student.dtype, torch.float32))
+
+
+def mean_over_layers(
+    values: Sequence[Float[Tensor, "*tokens"]],
+    mask: Bool[Tensor, "*tokens"] | None = None,
+    num_items: Tensor | float | int | None = None,
+) -> Float[Tensor, ""]:
+    """The mean over layers and tokens that count of one value for each of them."""
+    total = sum(_token_mean(value, mask, num_items) for value in values)
+    return torch.as_tensor(total) / len(values)
 
 
 def _token_mean(

@@ -1,95 +1,33 @@
 """SBDSTrainer: distils a spiking student from its dense teacher (arXiv 2601.21503)."""
 
-import copy
 from collections import defaultdict
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mar_snn.distill.callbacks import InterruptCallback, TermsOnTheBar
-from mar_snn.distill.features import FEATURE_POINTS, norms, record_features
-from mar_snn.distill.losses import DISTANCES, bidirectional_kl, feature_alignment
-from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
+from mar_snn.distill.checkpoints import last_checkpoint, mark_incomplete
+from mar_snn.distill.config import SBDSConfig
+from mar_snn.distill.features import FeatureAlignment
+from mar_snn.distill.losses import bidirectional_kl, mean_over_layers
+from mar_snn.distill.sites import FiringRates, SiteWarmup, SpikeStatistics
+from mar_snn.distill.teacher import load_teacher, place_teacher
+from mar_snn.neurons.spikes import listen_to_spikes
 
-__all__ = ["SBDSConfig", "SBDSTrainer", "TrainingInterrupted"]
+__all__ = ["SBDSTrainer", "TrainingInterrupted"]
 
-
-@dataclass
-class SBDSConfig(TrainingArguments):
-    """transformers' TrainingArguments and the weights of the SBDS loss.
-
-    Raises:
-        ValueError: for a weight below zero, an unknown feature point or distance, or
-            reentrant gradient checkpointing, under which hooks see the wrong graph.
-    """
-
-    alpha: float = field(
-        default=0.2, metadata={"help": "weight of KL(teacher || student)"}
-    )
-    beta: float = field(
-        default=0.7, metadata={"help": "weight of KL(student || teacher)"}
-    )
-    temperature: float = field(
-        default=1.0, metadata={"help": "divides both models' logits"}
-    )
-    feature_weight: float = field(
-        default=0.25, metadata={"help": "weight of the feature alignment; 0: off"}
-    )
-    feature_points: str = field(
-        default="pre_norm",
-        metadata={"help": f"features at the norms: {', '.join(FEATURE_POINTS)}"},
-    )
-    feature_distance: str = field(
-        default="rms",
-        metadata={"help": f"distance of two features: {', '.join(DISTANCES)}"},
-    )
-    spike_logging_steps: int = field(
-        default=10,
-        metadata={"help": "log firing rates every so many steps; 0: never"},
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # pinned memory is for an accelerator; without one PyTorch warns of it
-        self.dataloader_pin_memory &= self.device.type != "cpu"
-        for name in ("alpha", "beta", "feature_weight", "spike_logging_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{name} must not be negative, got {getattr(self, name)}"
-                )
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above zero, got {self.temperature}")
-        if self.feature_points not in FEATURE_POINTS:
-            raise ValueError(
-                f"feature_points must be one of {', '.join(FEATURE_POINTS)}, got "
-                f"{self.feature_points!r}"
-            )
-        if self.feature_distance not in DISTANCES:
-            raise ValueError(
-                f"feature_distance must be one of {', '.join(DISTANCES)}, got "
-                f"{self.feature_distance!r}"
-            )
-        # its name up to transformers 5.22 and after
-        checkpointing = self.gradient_checkpointing_kwargs or getattr(
-            self, "activation_checkpointing_kwargs", None
-        )
-        if (checkpointing or {}).get("use_reentrant"):
-            raise ValueError(
-                "reentrant gradient checkpointing gives wrong gradients for features "
-                "taken by hooks: set activation_checkpointing_kwargs="
-                "{'use_reentrant': False}"
-            )
+#: The name that the projections of features have in the student while it trains.
+_PROJECTIONS = "feature_projections"
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -104,22 +42,22 @@ class SBDSTrainer(Trainer):
     """A transformers.Trainer whose loss is SBDS between a student and its teacher.
 
     Every log entry has the terms of the loss beside it: `forward_kl`, `reverse_kl`,
-    `features` (means over the tokens since the last entry), and, every
-    `args.spike_logging_steps` steps, `firing_rate` and `firing_rate/<site>`. Labels of
-    -100 do not count. Thresholds have no weight decay. The first Ctrl-C ends
-    training after the step with a checkpoint and TrainingInterrupted; the second at
-    once.
+    `features` and `firing` (means over the tokens since the last entry), and, every
+    `args.spike_logging_steps` steps, what `SpikeStatistics` reads. Labels of -100 do
+    not count. Thresholds have no weight decay. The first Ctrl-C ends training after the
+    step with a checkpoint and TrainingInterrupted; the second at once.
 
     Args:
         model: the student.
         teacher_model: the teacher, or the name or folder of one; evaluated without
-            gradients, moved to the student's device, never saved. Where it is the
-            student itself it is copied.
+            gradients, once a batch, never saved. Where it is the student itself it is
+            copied.
         args: the training arguments and the weights of the loss.
         kwargs: what transformers.Trainer takes.
 
     Raises:
-        ValueError: where the vocabularies or the norms of the two models differ.
+        ValueError: where the vocabularies, the blocks or the norms of the two models
+            do not fit.
     """
 
     # the loss is a sum over tokens divided by the count of the accumulated batch
@@ -132,35 +70,63 @@ class SBDSTrainer(Trainer):
         args: SBDSConfig,
         **kwargs: Any,
     ) -> None:
-        if isinstance(teacher_model, str):
-            teacher_model = AutoModelForCausalLM.from_pretrained(teacher_model)
-        elif teacher_model is model:
-            teacher_model = copy.deepcopy(teacher_model)
-        _check_pair(model, teacher_model, args)
+        teacher = load_teacher(teacher_model, model, args)
+        self._alignment = None
+        if args.feature_weight > 0:
+            self._alignment = FeatureAlignment(
+                model,
+                teacher,
+                points=args.feature_points,
+                distance=args.feature_distance,
+                layers=args.feature_layers,
+            )
         super().__init__(model=model, args=args, **kwargs)
         # the terms of the loss stand for a token each, whatever the model's own loss
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
-        self.teacher_model = teacher_model.to(args.device).eval().requires_grad_(False)
+        self.teacher_model = place_teacher(teacher, args)
         self._terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
+        self._statistics = SpikeStatistics(model)
+        self._rates = FiringRates(model) if args.firing_rate_target else None
+        self._warmup = SiteWarmup(model, args.spiking_warmup_steps)
+        self._watching = False
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
         # one bar with the terms of the loss behind it, instead of a line for each entry
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TermsOnTheBar)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> Any:
         """What Trainer.train returns.
+
+        `resume_from_checkpoint=True` goes on from the newest checkpoint that was
+        written to its end.
 
         Raises:
             TrainingInterrupted: after Ctrl-C, when the checkpoint is written.
+            ValueError: where there is no checkpoint to go on from.
         """
-        with self._interrupt:
-            result = super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"no whole checkpoint in {self.args.output_dir}")
+        with self._interrupt, self._watched(), self._with_projections():
+            result = super().train(resume_from_checkpoint, **kwargs)
         if self._interrupt.requested and self.state.global_step < self.state.max_steps:
-            raise TrainingInterrupted(
-                f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
-            )
+            raise TrainingInterrupted(str(self._checkpoint()))
         return result
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of one batch, behind its backward pass."""
+        step = self.state.global_step
+        self._warmup.at(step)
+        if self._alignment is not None:
+            forced = step < self.args.teacher_forcing_steps
+            self._alignment.teacher_forcing = forced
+        loss = super().training_step(*args, **kwargs)
+        self._forget()
+        return loss
 
     def compute_loss(
         self,
@@ -174,33 +140,30 @@ class SBDSTrainer(Trainer):
         inputs = dict(inputs)
         labels = F.pad(inputs.pop("labels"), (0, 1), value=-100)[:, 1:]
         mask = labels != -100
-        if num_items_in_batch is None:
-            num_items = mask.sum().clamp(min=1)
-        else:
-            num_items = torch.as_tensor(num_items_in_batch, device=labels.device)
-            num_items = num_items.clamp(min=1)
-        with torch.no_grad():
-            wanted, wanted_features = self._run(self.teacher_model, inputs)
-        outputs, features = self._run(model, inputs)
-        terms = bidirectional_kl(
-            outputs.logits,
-            wanted.logits,
-            labels,
-            alpha=args.alpha,
-            beta=args.beta,
-            temperature=args.temperature,
-            num_items=num_items,
-        )._asdict()
-        loss = terms.pop("loss")
-        if args.feature_weight > 0:
-            terms["features"] = feature_alignment(
-                features,
-                wanted_features,
-                mask,
-                distance=args.feature_distance,
+        num_items = num_items_in_batch
+        if num_items is None:
+            num_items = mask.sum()
+        num_items = torch.as_tensor(num_items, device=labels.device).clamp(min=1)
+        with self._watched():
+            outputs, wanted = self._run_both(model, inputs)
+            terms = bidirectional_kl(
+                outputs.logits,
+                wanted.logits.to(labels.device),
+                labels,
+                alpha=args.alpha,
+                beta=args.beta,
+                temperature=args.temperature,
                 num_items=num_items,
-            )
-            loss = loss + args.feature_weight * terms["features"]
+            )._asdict()
+            loss = terms.pop("loss")
+            if self._alignment is not None:
+                distances = self._alignment.distances
+                terms["features"] = mean_over_layers(distances, mask, num_items)
+                loss = loss + args.feature_weight * terms["features"]
+            if self._rates is not None and model.training:
+                distances = self._rates.distances(args.firing_rate_target)
+                terms["firing"] = mean_over_layers(distances, mask, num_items)
+                loss = loss + args.firing_rate_weight * terms["firing"]
         if model.training:
             for name, term in terms.items():
                 self._add_term(name, term.detach() * num_items, mask.sum())
@@ -209,77 +172,139 @@ class SBDSTrainer(Trainer):
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _run(
-        self, model: nn.Module, inputs: dict[str, Tensor]
-    ) -> tuple[Any, list[Tensor]]:
-        """The outputs of a model and its features, of which there may be none."""
-        features: dict[str, Tensor] = {}
+    def _run_both(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Any, Any]:
+        """The outputs of the student and those of the teacher."""
+        listening = model.training and self._logs_spikes()
+        if listening and self.args.torch_compile:
+            # nothing is declared inside a compiled graph
+            plain = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+            with torch.no_grad(), listen_to_spikes(self._statistics):
+                plain(**inputs, use_cache=False)
+            listening = False
+        self._forget()
+        with torch.no_grad():
+            device = self.teacher_model.device
+            there = {name: value.to(device) for name, value in inputs.items()}
+            wanted = self.teacher_model(**there, use_cache=False)
+        with listen_to_spikes(self._statistics) if listening else nullcontext():
+            return model(**inputs, use_cache=False), wanted
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Hooks in place inside the block; a block inside such a block is none."""
+        if self._watching:
+            yield
+            return
         with ExitStack() as stack:
-            if self.args.feature_weight > 0:
-                recorded = record_features(model, self.args.feature_points)
-                features = stack.enter_context(recorded)
-            if model.training and self._logs_spikes():
-                stack.enter_context(listen_to_spikes(self._count_spikes))
-            outputs = model(**inputs, use_cache=False)
-        return outputs, list(features.values())
+            for watcher in (self._alignment, self._rates, self._warmup):
+                if watcher is not None:
+                    stack.enter_context(watcher.attached())
+            self._watching = True
+            try:
+                yield
+            finally:
+                self._watching = False
+
+    def _forget(self) -> None:
+        """Drop what was kept of the last batch."""
+        for watcher in (self._alignment, self._rates):
+            if watcher is not None:
+                watcher.clear()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Transformers' optimizer, with the thresholds in a group of their own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.threshold_learning_rate
+        if is_new and rate is not None:
+            named = (self.model if model is None else model).named_parameters()
+            thresholds = {id(p): p for name, p in named if _is_threshold(name)}
+            for group in optimizer.param_groups:
+                others = [p for p in group["params"] if id(p) not in thresholds]
+                group["params"] = others
+            own = {"params": [*thresholds.values()], "lr": rate, "weight_decay": 0.0}
+            optimizer.add_param_group(own)
+        return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """What transformers decays, without the thresholds."""
         names = super().get_decay_parameter_names(model)
-        return [name for name in names if not name.endswith("neuron.a")]
+        return [name for name in names if not _is_threshold(name)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the means of the loss terms since the last training entry."""
         if "loss" in logs:
-            for name, sums in self._terms.items():
-                total, count = self.accelerator.reduce(sums, "sum").tolist()
-                logs[name] = total / max(count, 1)
+            reduce = partial(self.accelerator.reduce, reduction="sum")
+            pairs = {name: reduce(pair) for name, pair in self._terms.items()}
+            pairs |= self._statistics.read(reduce)
             self._terms.clear()
+            # one tensor, so that the host waits for the device once
+            figures = torch.stack([*pairs.values()]).tolist() if pairs else []
+            for name, (total, count) in zip(pairs, figures, strict=True):
+                logs[name] = total / max(count, 1)
+            if self.args.spiking_warmup_steps:
+                logs["spiking_sites"] = self._warmup.share
         super().log(logs, start_time)
 
     def _logs_spikes(self) -> bool:
         every = self.args.spike_logging_steps
         return every > 0 and self.state.global_step % every == 0
 
-    def _count_spikes(self, event: SpikeEvent) -> None:
-        """Add one coder's events and possible events to the firing rate of its site."""
-        fired = event.spike_seq.count_nonzero()
-        possible = torch.tensor(event.spike_seq.numel(), device=fired.device)
-        self._add_term("firing_rate", fired, possible)
-        site = self._sites().get(event.neuron)
-        if site is not None:
-            self._add_term(f"firing_rate/{site}", fired, possible)
-
-    def _sites(self) -> dict[nn.Module, str]:
-        """Each coder's site, such as "mixer.in", from its name in the model."""
-        if not hasattr(self, "_site_of"):
-            self._site_of = {
-                module: ".".join(name.removesuffix("_neuron").split(".")[-2:])
-                for name, module in self.accelerator.unwrap_model(
-                    self.model
-                ).named_modules()
-                if name.endswith("_neuron")
-            }
-        return self._site_of
-
     def _add_term(self, name: str, total: Tensor, count: Tensor) -> None:
         """Add to a running mean, on the device: nothing waits for a number here."""
         pair = torch.stack([total.double(), count.double()])
         self._terms[name] = self._terms[name].to(pair) + pair
 
+    def _checkpoint(self, trial: Any = None) -> Path:
+        """The folder of this step's checkpoint."""
+        step = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        return Path(self._get_output_dir(trial)) / step
 
-def _check_pair(
-    model: PreTrainedModel, teacher: PreTrainedModel, args: SBDSConfig
-) -> None:
-    sizes = [m.get_output_embeddings().weight.shape[0] for m in (model, teacher)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"the student scores {sizes[0]} tokens and the teacher {sizes[1]}: both "
-            "need the same tokenizer and vocabulary"
-        )
-    if args.feature_weight > 0 and list(norms(model)) != list(norms(teacher)):
-        raise ValueError(
-            "the norms of student and teacher have different names, so their features "
-            "cannot be aligned; set feature_weight=0 or use a teacher of the same "
-            f"architecture, got {type(model).__name__} and {type(teacher).__name__}"
-        )
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            mark_incomplete(self._checkpoint(trial))
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # the trainer's state, written next by one process, says that all have written
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _with_projections(self) -> Iterator[None]:
+        """The projections of features are part of the student while it trains.
+
+        So the optimizer and every kind of parallelism know them; saved models do not.
+        """
+        if self._alignment is None or not self._alignment.projections:
+            yield
+            return
+        self.model.add_module(_PROJECTIONS, self._alignment.projections)
+        try:
+            yield
+        finally:
+            delattr(self.accelerator.unwrap_model(self.model), _PROJECTIONS)
+
+    def _save(self, output_dir: Any = None, state_dict: Any = None) -> None:
+        if not hasattr(self.model, _PROJECTIONS):
+            super()._save(output_dir, state_dict)
+            return
+        state_dict = dict(self.model.state_dict() if state_dict is None else state_dict)
+        names = [name for name in state_dict if name.startswith(_PROJECTIONS)]
+        projections = {name: state_dict.pop(name) for name in names}
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_file(projections, folder / f"{_PROJECTIONS}.safetensors")
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / f"{_PROJECTIONS}.safetensors"
+        if path.is_file():
+            self.model.load_state_dict(load_file(path), strict=False)
+
+
+def _is_threshold(name: str) -> bool:
+    return name.endswith("neuron.a")

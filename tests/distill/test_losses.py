@@ -167,5 +167,5 @@ def test_the_gradient_of_the_distance_points_from_teacher_to_student():
 def test_other_layers_or_widths_are_refused(wrong):
     with pytest.raises(ValueError, match="the same layers and widths"):
         feature_alignment(wrong, TEACHER)
-    with pytest.raises(ValueError, match="one of rms, l2, mse, got 'cosine'"):
+    with pytest.raises(ValueError, match="one of rms, l2, mse, relative, got 'cosine'"):
         feature_alignment(STUDENT, TEACHER, distance="cosine")
