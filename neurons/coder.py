@@ -140,6 +140,7 @@ class ATMNCoder(nn.Module):
         [T, ...] spikes, unlike `forward`.
         """
         self._check_channels(x)
+        v_seq: Any  # there is one, for it is asked for
         spike_seq, _, v_seq = ops.atmn_multi_step(
             self._fed(x / self.neuron.v_threshold),
             torch.zeros_like(x),

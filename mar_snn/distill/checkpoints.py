@@ -34,13 +34,12 @@ def last_checkpoint(output_dir: str) -> str | None:
 
     Names the newer ones that are not whole in the log.
     """
-    found = {}
-    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdigit():
-            found[int(step)] = path
-    for step in sorted(found, reverse=True):
-        if is_complete(found[step]):
-            return str(found[step])
-        logger.warning("%s was not written to its end: passed over", found[step])
+    prefix = f"{PREFIX_CHECKPOINT_DIR}-"
+    folder = Path(output_dir)
+    steps = [path.name.removeprefix(prefix) for path in folder.glob(f"{prefix}*")]
+    for step in sorted((int(s) for s in steps if s.isdigit()), reverse=True):
+        path = folder / f"{prefix}{step}"
+        if is_complete(path):
+            return str(path)
+        logger.warning("%s was not written to its end: passed over", path)
     return None

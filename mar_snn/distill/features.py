@@ -212,12 +212,12 @@ class FeatureAlignment:
         self.layers = block_pairs(student, teacher, layers)
         self.pairs = norm_pairs(student, teacher, self.layers)
         #: maps the student's features to the teacher's width, where that differs
-        self.projections = nn.ModuleDict()
+        self.projections: dict[str, nn.Linear] = {}
         for name, other in self.pairs.items():
             width = _width(student.get_submodule(name))
             target = _width(teacher.get_submodule(other))
             if width != target:
-                self.projections[_as_key(name)] = nn.Linear(width, target, bias=False)
+                self.projections[name] = nn.Linear(width, target, bias=False)
         #: whether each block of the student reads what the teacher's block reads
         self.teacher_forcing = False
         self.clear()
@@ -245,11 +245,11 @@ class FeatureAlignment:
         with ExitStack() as hooks:
             _look_at_norms(self.teacher, self.points, self._keep, hooks)
             _look_at_norms(self.student, self.points, self._compare, hooks)
-            read = blocks(self.teacher).values()
+            sources = [*blocks(self.teacher).values()]
             for i, block in enumerate(blocks(self.student).values()):
                 # the first block reads the embedding, which would lose its gradient
                 if i > 0 and i in self.layers:
-                    source = [*read][self.layers[i]]
+                    source = sources[self.layers[i]]
                     keep, replace = self._exchange()
                     hooks.callback(source.register_forward_pre_hook(keep).remove)
                     hooks.callback(block.register_forward_pre_hook(replace).remove)
@@ -267,10 +267,11 @@ class FeatureAlignment:
         for replacement, own in self._replaced:
             if feature is replacement:
                 feature = own
-        if _as_key(name) in self.projections:
-            feature = self.projections[_as_key(name)](feature)
+        if name in self.projections:
+            feature = self.projections[name](feature)
         distance = feature_distance(feature, target.to(feature.device), self.distance)
-        # a recomputation computes the same once more, and only then its graph is whole
+        # gradient checkpointing comes here again: the graph that it rebuilds needs the
+        # same operations, and their result is known
         self._distances.setdefault(key, distance)
 
     def _exchange(self) -> tuple[Callable[..., None], Callable[..., Any]]:
@@ -292,9 +293,5 @@ class FeatureAlignment:
 
 def _width(norm: nn.Module) -> int:
     """How many features a norm scales; 0 where it has no weight."""
-    return 0 if norm.weight is None else norm.weight.numel()
-
-
-def _as_key(name: str) -> str:
-    """`name` as the key of a ModuleDict, which holds no dots."""
-    return name.replace(".", "_")
+    weight: Any = norm.weight
+    return 0 if weight is None else weight.numel()

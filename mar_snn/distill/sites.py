@@ -24,12 +24,12 @@ class SpikeStatistics:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._site_of = {
+        self._site_of: dict[Any, str] = {
             coder: ".".join(name.removesuffix("_neuron").split(".")[-2:])
             for name, coder in coders(model)
         }
-        self._fired: dict[nn.Module, Float[Tensor, " channels"]] = {}
-        self._chances: Counter[nn.Module] = Counter()
+        self._fired: dict[Any, Float[Tensor, " channels"]] = {}
+        self._chances: Counter[Any] = Counter()
 
     @torch.no_grad()
     def __call__(self, event: SpikeEvent) -> None:

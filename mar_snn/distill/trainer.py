@@ -78,7 +78,7 @@ class SBDSTrainer(Trainer):
                 teacher,
                 points=args.feature_points,
                 distance=args.feature_distance,
-                layers=args.feature_layers,
+                layers=args.feature_layers,  # type: ignore[arg-type]  # a dict by now
             )
         super().__init__(model=model, args=args, **kwargs)
         # the terms of the loss stand for a token each, whatever the model's own loss
@@ -279,7 +279,8 @@ class SBDSTrainer(Trainer):
         if self._alignment is None or not self._alignment.projections:
             yield
             return
-        self.model.add_module(_PROJECTIONS, self._alignment.projections)
+        projections = nn.ModuleList(self._alignment.projections.values())
+        self.model.add_module(_PROJECTIONS, projections.to(self.args.device))
         try:
             yield
         finally:

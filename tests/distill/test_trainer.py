@@ -326,7 +326,7 @@ def test_models_that_do_not_fit_are_refused(student, teacher, config, rows):
     mamba = MambaForCausalLM(
         MambaConfig(vocab_size=40, hidden_size=16, state_size=4, num_hidden_layers=2)
     )
-    with pytest.raises(ValueError, match="LlambaForCausalLM has .*input_layernorm, Ma"):
+    with pytest.raises(ValueError, match=r"ForCausalLM has .*input_layernorm, Ma"):
         trainer(student, mamba, config(), rows)
     # without features any teacher of the same vocabulary will do
     sbds = trainer(student, mamba, config(feature_weight=0.0, max_steps=1), rows)
