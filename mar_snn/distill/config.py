@@ -128,6 +128,10 @@ class SBDSConfig(TrainingArguments):
         super().__post_init__()
         # pinned memory is for an accelerator; without one PyTorch warns of it
         self.dataloader_pin_memory &= self.device.type != "cpu"
+        if self.ddp_find_unused_parameters is None:
+            # the search starts from what forward returns, and some terms of the loss
+            # arise beside it; every parameter has its gradient
+            self.ddp_find_unused_parameters = False
         for name in _NOT_NEGATIVE:
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in _POSITIVE:

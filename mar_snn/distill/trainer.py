@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from mar_snn.distill.callbacks import InterruptCallback, TermsOnTheBar
 from mar_snn.distill.checkpoints import last_checkpoint, mark_incomplete
 from mar_snn.distill.config import SBDSConfig
-from mar_snn.distill.features import FeatureAlignment
-from mar_snn.distill.losses import bidirectional_kl, mean_over_layers
-from mar_snn.distill.sites import FiringRates, SiteWarmup, SpikeStatistics
+from mar_snn.distill.objective import Objective
+from mar_snn.distill.sites import SpikeStatistics
 from mar_snn.distill.teacher import load_teacher, place_teacher
 from mar_snn.neurons.spikes import listen_to_spikes
 
@@ -71,24 +70,15 @@ class SBDSTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         teacher = load_teacher(teacher_model, model, args)
-        self._alignment = None
-        if args.feature_weight > 0:
-            self._alignment = FeatureAlignment(
-                model,
-                teacher,
-                points=args.feature_points,
-                distance=args.feature_distance,
-                layers=args.feature_layers,  # type: ignore[arg-type]  # a dict by now
-            )
         super().__init__(model=model, args=args, **kwargs)
         # the terms of the loss stand for a token each, whatever the model's own loss
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
         self.teacher_model = place_teacher(teacher, args)
+        words = self.processing_class and len(self.processing_class)
+        self._objective = Objective(model, self.teacher_model, args, vocab_size=words)
         self._terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
         self._statistics = SpikeStatistics(model)
-        self._rates = FiringRates(model) if args.firing_rate_target else None
-        self._warmup = SiteWarmup(model, args.spiking_warmup_steps)
-        self._watching = False
+        self._needs_logits = False
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
         # one bar with the terms of the loss behind it, instead of a line for each entry
@@ -111,7 +101,8 @@ class SBDSTrainer(Trainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"no whole checkpoint in {self.args.output_dir}")
-        with self._interrupt, self._watched(), self._with_projections():
+        attached = self._objective.attached()
+        with self._interrupt, attached, self._with_projections():
             result = super().train(resume_from_checkpoint, **kwargs)
         if self._interrupt.requested and self.state.global_step < self.state.max_steps:
             raise TrainingInterrupted(str(self._checkpoint()))
@@ -119,14 +110,26 @@ class SBDSTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of one batch, behind its backward pass."""
-        step = self.state.global_step
-        self._warmup.at(step)
-        if self._alignment is not None:
-            forced = step < self.args.teacher_forcing_steps
-            self._alignment.teacher_forcing = forced
+        self._objective.at(self.state.global_step)
         loss = super().training_step(*args, **kwargs)
-        self._forget()
+        self._objective.clear()
         return loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
+        """The loss of one batch, and the logits where they are wanted."""
+        self._needs_logits = not prediction_loss_only
+        try:
+            return super().prediction_step(
+                model, inputs, prediction_loss_only, ignore_keys
+            )
+        finally:
+            self._needs_logits = False
 
     def compute_loss(
         self,
@@ -136,80 +139,37 @@ class SBDSTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The SBDS loss, divided by the tokens that count in the accumulated batch."""
-        args = self.args
         inputs = dict(inputs)
         labels = F.pad(inputs.pop("labels"), (0, 1), value=-100)[:, 1:]
-        mask = labels != -100
-        num_items = num_items_in_batch
-        if num_items is None:
-            num_items = mask.sum()
+        counted = (labels != -100).sum()
+        num_items = counted if num_items_in_batch is None else num_items_in_batch
         num_items = torch.as_tensor(num_items, device=labels.device).clamp(min=1)
-        with self._watched():
-            outputs, wanted = self._run_both(model, inputs)
-            terms = bidirectional_kl(
-                outputs.logits,
-                wanted.logits.to(labels.device),
-                labels,
-                alpha=args.alpha,
-                beta=args.beta,
-                temperature=args.temperature,
-                num_items=num_items,
-            )._asdict()
-            loss = terms.pop("loss")
-            if self._alignment is not None:
-                distances = self._alignment.distances
-                terms["features"] = mean_over_layers(distances, mask, num_items)
-                loss = loss + args.feature_weight * terms["features"]
-            if self._rates is not None and model.training:
-                distances = self._rates.distances(args.firing_rate_target)
-                terms["firing"] = mean_over_layers(distances, mask, num_items)
-                loss = loss + args.firing_rate_weight * terms["firing"]
+        with self._objective.attached(), self._listening(model, inputs):
+            loss, terms, outputs = self._objective(
+                model, inputs, labels, num_items, needs_logits=self._needs_logits
+            )
         if model.training:
             for name, term in terms.items():
-                self._add_term(name, term.detach() * num_items, mask.sum())
-        if num_items_in_batch is not None and args.average_tokens_across_devices:
+                self._add_term(name, term.detach() * num_items, counted)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # every process divides by the tokens of all, and DDP takes the mean
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _run_both(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Any, Any]:
-        """The outputs of the student and those of the teacher."""
-        listening = model.training and self._logs_spikes()
-        if listening and self.args.torch_compile:
+    def _listening(
+        self, model: nn.Module, inputs: dict[str, Tensor]
+    ) -> AbstractContextManager[None]:
+        """Count the spikes of the passes inside the block, where this step logs them."""
+        every = self.args.spike_logging_steps
+        if not model.training or every == 0 or self.state.global_step % every:
+            return nullcontext()
+        if self.args.torch_compile:
             # nothing is declared inside a compiled graph
             plain = self.accelerator.unwrap_model(model, keep_torch_compile=False)
             with torch.no_grad(), listen_to_spikes(self._statistics):
                 plain(**inputs, use_cache=False)
-            listening = False
-        self._forget()
-        with torch.no_grad():
-            device = self.teacher_model.device
-            there = {name: value.to(device) for name, value in inputs.items()}
-            wanted = self.teacher_model(**there, use_cache=False)
-        with listen_to_spikes(self._statistics) if listening else nullcontext():
-            return model(**inputs, use_cache=False), wanted
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Hooks in place inside the block; a block inside such a block is none."""
-        if self._watching:
-            yield
-            return
-        with ExitStack() as stack:
-            for watcher in (self._alignment, self._rates, self._warmup):
-                if watcher is not None:
-                    stack.enter_context(watcher.attached())
-            self._watching = True
-            try:
-                yield
-            finally:
-                self._watching = False
-
-    def _forget(self) -> None:
-        """Drop what was kept of the last batch."""
-        for watcher in (self._alignment, self._rates):
-            if watcher is not None:
-                watcher.clear()
+            return nullcontext()
+        return listen_to_spikes(self._statistics)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Transformers' optimizer, with the thresholds in a group of their own."""
@@ -243,12 +203,8 @@ class SBDSTrainer(Trainer):
             for name, (total, count) in zip(pairs, figures, strict=True):
                 logs[name] = total / max(count, 1)
             if self.args.spiking_warmup_steps:
-                logs["spiking_sites"] = self._warmup.share
+                logs["spiking_sites"] = self._objective.warmup.share
         super().log(logs, start_time)
-
-    def _logs_spikes(self) -> bool:
-        every = self.args.spike_logging_steps
-        return every > 0 and self.state.global_step % every == 0
 
     def _add_term(self, name: str, total: Tensor, count: Tensor) -> None:
         """Add to a running mean, on the device: nothing waits for a number here."""
@@ -276,10 +232,11 @@ class SBDSTrainer(Trainer):
 
         So the optimizer and every kind of parallelism know them; saved models do not.
         """
-        if self._alignment is None or not self._alignment.projections:
+        alignment = self._objective.alignment
+        if alignment is None or not alignment.projections:
             yield
             return
-        projections = nn.ModuleList(self._alignment.projections.values())
+        projections = nn.ModuleList(alignment.projections.values())
         self.model.add_module(_PROJECTIONS, projections.to(self.args.device))
         try:
             yield

@@ -1,8 +1,9 @@
 """One training step of a tiny student: its gradients and terms, for test_processes.py.
 
-    python one_step.py FILE BATCH_SIZE
+    python one_step.py FILE BATCH_SIZE [OPTIONS]
 
 Several processes, started by torchrun's environment variables, share the eight rows.
+OPTIONS are those of SBDSConfig, as JSON.
 """
 
 import copy
@@ -36,11 +37,12 @@ class WriteGradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            gradients = {n: p.grad.clone() for n, p in self.model.named_parameters()}
+            named = self.model.named_parameters()
+            gradients = {n: p.grad.clone() for n, p in named if p.grad is not None}
             torch.save(gradients, self.path)
 
 
-def main(path: str, batch_size: int) -> None:
+def main(path: str, batch_size: int, options: dict) -> None:
     torch.manual_seed(0)
     config = LlambaConfig(
         vocab_size=40,
@@ -68,6 +70,7 @@ def main(path: str, batch_size: int) -> None:
             report_to="none",
             disable_tqdm=True,
             use_cpu=True,
+            **options,
         ),
         train_dataset=Dataset.from_dict({"input_ids": ids.tolist()}),
         data_collator=unequal_labels,
@@ -76,7 +79,7 @@ def main(path: str, batch_size: int) -> None:
     trainer.train()
     if trainer.is_world_process_zero():
         entry = trainer.state.log_history[0]
-        terms = {k: entry[k] for k in ("forward_kl", "features", "firing_rate")}
+        terms = {k: v for k, v in entry.items() if k != "learning_rate"}
         Path(path).with_suffix(".json").write_text(json.dumps(terms))
     if torch.distributed.is_initialized():
         # a process that leaves first would abort the threads of the others
@@ -85,4 +88,4 @@ def main(path: str, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), json.loads("".join(sys.argv[3:]) or "{}"))

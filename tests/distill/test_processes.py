@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mar_snn.distill import SBDSTrainer
+
 SCRIPT = Path(__file__).parent / "one_step.py"
 
 
@@ -17,7 +19,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def one_step(path: Path, processes: int, batch_size: int) -> tuple[dict, dict]:
+def one_step(
+    path: Path, processes: int, batch_size: int, **options
+) -> tuple[dict, dict]:
     """The gradients and the logged terms of one step shared by some processes."""
     shared = {
         "WORLD_SIZE": str(processes),
@@ -25,9 +29,10 @@ def one_step(path: Path, processes: int, batch_size: int) -> tuple[dict, dict]:
         "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": "1",
     }
+    arguments = [str(path), str(batch_size), json.dumps(options)]
     running = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(path), str(batch_size)],
+            [sys.executable, str(SCRIPT), *arguments],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -41,10 +46,49 @@ def one_step(path: Path, processes: int, batch_size: int) -> tuple[dict, dict]:
     return torch.load(path), json.loads(path.with_suffix(".json").read_text())
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> tuple[dict, dict]:
+    """Eight rows in one process."""
+    return one_step(tmp_path_factory.mktemp("alone") / "one.pt", 1, 8)
+
+
+def assert_same_step(one: tuple[dict, dict], other: tuple[dict, dict]) -> None:
+    assert len(one[0]) > 20
+    torch.testing.assert_close(other[0], one[0], rtol=1e-4, atol=1e-7)
+    assert other[1] == pytest.approx(one[1], rel=1e-4)
+
+
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_of_one_with_unequal_token_counts(tmp_path):
-    alone, terms = one_step(tmp_path / "one.pt", processes=1, batch_size=8)
-    shared, shared_terms = one_step(tmp_path / "two.pt", processes=2, batch_size=4)
-    assert len(alone) > 20
-    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-7)
-    assert shared_terms == pytest.approx(terms, rel=1e-4)
+def test_two_processes_have_the_gradient_of_one_with_unequal_token_counts(
+    alone, tmp_path
+):
+    assert_same_step(alone, one_step(tmp_path / "two.pt", 2, 4))
+
+
+@pytest.mark.slow
+def test_a_sharded_teacher_teaches_the_same(alone, tmp_path):
+    shared = one_step(tmp_path / "two.pt", 2, 4, teacher_sharding="fsdp")
+    assert_same_step(alone, shared)
+
+
+@pytest.mark.slow
+def test_two_processes_share_every_option(tmp_path):
+    """Sites held back, rates, teacher forcing: every parameter has its gradient."""
+    options = {
+        "spiking_warmup_steps": 3,
+        "firing_rate_target": 0.1,
+        "teacher_forcing_steps": 1,
+    }
+    one = one_step(tmp_path / "one.pt", 1, 8, **options)
+    assert_same_step(one, one_step(tmp_path / "two.pt", 2, 4, **options))
+
+
+@pytest.mark.slow
+def test_a_compiled_student_has_the_same_gradient(alone, tmp_path):
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    assert_same_step(alone, one_step(tmp_path / "compiled.pt", 1, 8, **options))
+
+
+def test_a_teacher_is_not_sharded_in_one_process(tmp_path, student, teacher, config):
+    with pytest.raises(ValueError, match="shares the teacher among processes and"):
+        SBDSTrainer(student, teacher, config(teacher_sharding="fsdp"))
