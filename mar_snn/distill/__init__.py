@@ -1,5 +1,6 @@
 """SBDS: distilling a spiking student from its dense teacher."""
 
+from mar_snn.distill.chunked import chunked_bidirectional_kl
 from mar_snn.distill.losses import bidirectional_kl, feature_alignment
 from mar_snn.distill.trainer import SBDSConfig, SBDSTrainer, TrainingInterrupted
 
@@ -8,5 +9,6 @@ __all__ = [
     "SBDSTrainer",
     "TrainingInterrupted",
     "bidirectional_kl",
+    "chunked_bidirectional_kl",
     "feature_alignment",
 ]
