@@ -143,7 +143,7 @@ class RowKernel(Protocol):
         """Loss, KL(p‖q) and KL(q‖p) of each row of outputs of the two heads.
 
         With `row_weights`, `student` is overwritten with the gradient of the weighted
-        sum of the losses. Nothing is promised of what `teacher` holds afterwards.
+        sum of the losses. Nothing else is promised of what both hold afterwards.
         """
 
 

@@ -48,16 +48,15 @@ def test_every_divergence_and_its_gradient(
     triton_device, fused, name, mixture, dtype, transforms
 ):
     divergence = make_divergence(name, mixture, alpha=0.3, beta=0.6)
-    student, teacher = (some_rows(triton_device, 3, 200, dtype) for _ in range(2))
+    student, teacher = (some_rows(triton_device, 3, 100, dtype) for _ in range(2))
     row_weights = torch.tensor([0.5, 0.0, 2.0], device=triton_device, dtype=dtype)
     how = divergence, transforms, 1.7
     terms, gradient = compare(fused, student, teacher, row_weights, *how)
     assert terms.min() > 0.01
     assert gradient[0].any()
     assert gradient[1].eq(0).all()
-    # without weights the scores are left alone
-    _, scores = compare(fused, student, teacher, None, *how)
-    assert torch.equal(scores, student)
+    # without weights there is no gradient to write
+    assert torch.equal(fused(student, teacher, None, *how), terms)
 
 
 @pytest.mark.parametrize("vocab", [1, 7, 63, 64, 65, 129])
@@ -99,10 +98,10 @@ def test_maxima_that_rise_and_fall_from_tile_to_tile(triton_device, fused):
 @pytest.mark.parametrize(("name", "mixture"), DIVERGENCES)
 def test_equal_rows_are_exactly_zero_apart(triton_device, fused, name, mixture):
     divergence = make_divergence(name, mixture, 0.2, 0.7)
-    same = some_rows(triton_device, 5, 203)
+    same = some_rows(triton_device, 2, 103)
     for transform in (LogitTransform(0.7), CAPPED[0]):
         scores = same.clone()
-        ones = torch.ones(5, device=triton_device)
+        ones = torch.ones(2, device=triton_device)
         how = divergence, (transform, transform), 1.7
         assert fused(scores, same.clone(), ones, *how).eq(0).all()
         assert scores.eq(0).all()
@@ -110,12 +109,12 @@ def test_equal_rows_are_exactly_zero_apart(triton_device, fused, name, mixture):
 
 def test_the_chunked_loss_runs_on_the_kernel(triton_device, fused):
     head, teacher_head = (
-        nn.Linear(width, 203, device=triton_device) for width in (8, 12)
+        nn.Linear(width, 103, device=triton_device) for width in (8, 12)
     )
-    hidden = torch.randn(2, 7, 8, device=triton_device, requires_grad=True)
-    teacher_hidden = torch.randn(2, 7, 12, device=triton_device)
-    labels = torch.zeros(2, 7, dtype=torch.long, device=triton_device)
-    labels[1, 3:] = -100
+    hidden = torch.randn(2, 3, 8, device=triton_device, requires_grad=True)
+    teacher_hidden = torch.randn(2, 3, 12, device=triton_device)
+    labels = torch.zeros(2, 3, dtype=torch.long, device=triton_device)
+    labels[1, 1:] = -100
     found = []
     for backend in ("triton", "torch"):
         result = chunked_bidirectional_kl(
