@@ -1,6 +1,7 @@
 """SBDS: distilling a spiking student from its dense teacher."""
 
 from mar_snn.distill.checkpoints import last_checkpoint
+from mar_snn.distill.chunked import chunked_bidirectional_kl
 from mar_snn.distill.config import SBDSConfig
 from mar_snn.distill.losses import (
     bidirectional_kl,
@@ -14,6 +15,7 @@ __all__ = [
     "SBDSTrainer",
     "TrainingInterrupted",
     "bidirectional_kl",
+    "chunked_bidirectional_kl",
     "feature_alignment",
     "feature_distance",
     "last_checkpoint",

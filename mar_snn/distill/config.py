@@ -6,11 +6,12 @@ from typing import Any
 from transformers import TrainingArguments
 
 from mar_snn.distill.features import FEATURE_POINTS
-from mar_snn.distill.losses import DISTANCES
+from mar_snn.distill.losses import DISTANCES, DIVERGENCES
 
 __all__ = ["SBDSConfig"]
 
 _CHOICES = {
+    "divergence": tuple(DIVERGENCES),
     "feature_points": FEATURE_POINTS,
     "feature_distance": DISTANCES,
     "teacher_sharding": ("replicate", "fsdp"),
@@ -52,6 +53,24 @@ class SBDSConfig(TrainingArguments):
     )
     temperature: float = field(
         default=1.0, metadata={"help": "divides both models' logits"}
+    )
+    divergence: str = field(
+        default="sbds",
+        metadata={
+            "help": "sbds, or skew or jsd, whose distributions are mixed before they "
+            "are compared"
+        },
+    )
+    mixture: float | None = field(
+        default=None,
+        metadata={"help": "how much the divergence mixes; default: its own"},
+    )
+    vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "words that exist, where the heads are padded; default: those of "
+            "the tokenizer, where the heads differ"
+        },
     )
     logit_loss: str = field(
         default="auto",

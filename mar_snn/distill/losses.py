@@ -16,13 +16,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.linalg import vector_norm
 
+from mar_snn.distill.divergences import (
+    DIVERGENCES,
+    Divergence,
+    compare,
+    make_divergence,
+)
+
 __all__ = [
     "DISTANCES",
+    "DIVERGENCES",
     "BidirectionalKL",
     "bidirectional_kl",
+    "check_temperature",
+    "common_vocabulary",
     "feature_alignment",
     "feature_distance",
     "mean_over_layers",
+    "token_weights",
 ]
 
 #: Ways to measure the distance of two features; see `feature_distance`.
@@ -30,7 +41,7 @@ DISTANCES = ("rms", "l2", "mse", "relative")
 
 
 class BidirectionalKL(NamedTuple):
-    """The weighted sum and its two divergences, each a mean over tokens in nats."""
+    """The loss and both divergences, means over tokens; the latter in nats."""
 
     loss: Float[Tensor, ""]
     #: KL(teacher ‖ student)
@@ -41,18 +52,22 @@ class BidirectionalKL(NamedTuple):
 
 def bidirectional_kl(
     student_logits: Float[Tensor, "*tokens vocab"],
-    teacher_logits: Float[Tensor, "*tokens teacher_vocab"],
+    teacher_logits: Float[Tensor, "*teacher_tokens teacher_vocab"],
     labels: Int[Tensor, "*tokens"] | None = None,
     *,
     alpha: float = 0.2,
     beta: float = 0.7,
     temperature: float = 1.0,
     num_items: Tensor | float | int | None = None,
+    vocab_size: int | None = None,
+    divergence: str = "sbds",
+    mixture: float | None = None,
 ) -> BidirectionalKL:
     """α·KL(teacher‖student) + β·KL(student‖teacher), the mean over tokens that count.
 
     Computed in float32, or float64 where the student's logits are. Gradients flow to
-    the student only. It is 0 exactly where both agree.
+    the student only. It is 0 exactly where both agree. `chunked_bidirectional_kl` is
+    the same without logits.
 
     Args:
         student_logits: the student's scores.
@@ -66,74 +81,66 @@ def bidirectional_kl(
             arXiv 1503.02531).
         num_items: what the sums over tokens are divided by; None: the number of tokens
             that count. A trainer passes the count of the whole accumulated batch.
+        vocab_size: words that exist; scores beyond are padding and do not count. None:
+            all, and both models must have the same number.
+        divergence: "sbds", the two divergences above; "skew" (DistiLLM,
+            arXiv 2402.03898), α·KL(p‖λp+(1-λ)q) + β·KL(q‖(1-λ)p+λq); "jsd" (GKD,
+            arXiv 2306.13649), α·KL(p‖m) + β·KL(q‖m) with m = πp+(1-π)q, which is the
+            generalised Jensen-Shannon divergence for alpha = π and beta = 1-π; here p
+            is the teacher and q the student.
+        mixture: λ of "skew" (None: 0.1), π of "jsd" (None: 0.5).
 
     Raises:
-        ValueError: where the shapes differ or the temperature is not positive.
+        ValueError: where the shapes differ or an option is out of its range.
     """
-    if student_logits.shape != teacher_logits.shape:
+    if student_logits.shape[:-1] != teacher_logits.shape[:-1]:
         raise ValueError(
-            "student and teacher must score the same tokens and vocabulary, got logits "
-            f"of shapes {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
+            "student and teacher must score the same tokens, got logits of shapes "
+            f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
         )
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above zero, got {temperature}")
+    check_temperature(temperature)
+    words = slice(
+        common_vocabulary(
+            student_logits.shape[-1], teacher_logits.shape[-1], vocab_size
+        )
+    )
     dtype = torch.promote_types(student_logits.dtype, torch.float32)
-    forward_kl, reverse_kl, _, _ = _Divergences.apply(
-        student_logits.to(dtype) / temperature,
-        teacher_logits.detach().to(dtype) / temperature,
+    terms = _Divergences.apply(
+        student_logits[..., words].to(dtype) / temperature,
+        teacher_logits.detach()[..., words].to(dtype) / temperature,
+        make_divergence(divergence, mixture, alpha, beta),
     )
     mask = None if labels is None else labels != -100
-    forward_kl, reverse_kl = (
-        _token_mean(divergence, mask, num_items) * temperature**2
-        for divergence in (forward_kl, reverse_kl)
-    )
     return BidirectionalKL(
-        alpha * forward_kl + beta * reverse_kl,
-        forward_kl.detach(),
-        reverse_kl.detach(),
+        *(_token_mean(term, mask, num_items) * temperature**2 for term in terms)
     )
 
 
 class _Divergences(torch.autograd.Function):
-    """KL(p‖q) and KL(q‖p) of each token, with their gradient to the student's logits.
-
-        ∂KL(p‖q)/∂z = q - p        ∂KL(q‖p)/∂z = q (log q - log p - KL(q‖p))
-
-    It is exactly 0 where both agree: the rounding that a chain of operations leaves
-    would be blown up to full steps by an optimiser that divides by the gradient's size.
-    """
+    """Loss, KL(p‖q) and KL(q‖p) of each token, with the loss's analytic gradient."""
 
     @staticmethod
     def forward(
-        student_logits: Tensor, teacher_logits: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        log_q = student_logits.log_softmax(-1)
-        log_p = teacher_logits.log_softmax(-1)
-        gap = log_p - log_q
-        forward_kl = (log_p.exp() * gap).sum(-1)
-        reverse_kl = -(log_q.exp() * gap).sum(-1)
-        return forward_kl, reverse_kl, log_p, log_q
-
-    @staticmethod
-    def setup_context(
-        ctx: Any,
-        inputs: tuple[Tensor, Tensor],  # noqa: ARG004  the name is PyTorch's
-        output: tuple[Tensor, ...],
-    ) -> None:
-        _, reverse_kl, log_p, log_q = output
-        ctx.mark_non_differentiable(log_p, log_q)
-        ctx.save_for_backward(reverse_kl, log_p, log_q)
+        ctx: Any, student_logits: Tensor, teacher_logits: Tensor, divergence: Divergence
+    ) -> tuple[Tensor, ...]:
+        terms, slope = compare(
+            student_logits.log_softmax(-1),
+            teacher_logits.log_softmax(-1),
+            divergence,
+            slope=ctx.needs_input_grad[0],
+        )
+        ctx.save_for_backward(slope)
+        loss, forward_kl, reverse_kl = terms.unbind()
+        ctx.mark_non_differentiable(forward_kl, reverse_kl)
+        return loss, forward_kl, reverse_kl
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad_forward: Tensor, grad_reverse: Tensor, *_: Tensor
-    ) -> tuple[Tensor, None]:
-        reverse_kl, log_p, log_q = ctx.saved_tensors
-        q = log_q.exp()
-        gap = log_q - log_p
-        grad = (gap - reverse_kl[..., None]).mul_(q).mul_(grad_reverse[..., None])
-        return grad.addcmul_(q.sub_(log_p.exp()), grad_forward[..., None]), None
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        upstream = upstream[..., None]
+        # a masked token may hold inf or NaN
+        return (slope * upstream).where(upstream != 0, 0.0), None, None
 
 
 def feature_alignment(
@@ -235,7 +242,10 @@ class _Distance(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         student, teacher, slope = ctx.saved_tensors
         difference = _wide(student, student) - _wide(teacher, student)
-        return (difference * (grad * slope)[..., None]).to(student.dtype), None, None
+        weight = (grad * slope)[..., None]
+        # a masked token may hold inf or NaN
+        grad_student = (difference * weight).where(weight != 0, 0.0)
+        return grad_student.to(student.dtype), None, None
 
 
 def _wide(features: Tensor, student: Tensor) -> Tensor:
@@ -253,16 +263,53 @@ def mean_over_layers(
     return torch.as_tensor(total) / len(values)
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not above zero."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above zero, got {temperature}")
+
+
+def common_vocabulary(student: int, teacher: int, vocab_size: int | None) -> int:
+    """How many words both models score, padding left out.
+
+    Raises:
+        ValueError: where they score different numbers, or fewer than `vocab_size`.
+    """
+    if vocab_size is None and student == teacher:
+        return student
+    if vocab_size is None:
+        raise ValueError(
+            f"the student scores {student} words and the teacher {teacher}: where the "
+            "difference is padding behind the same vocabulary, pass vocab_size=, the "
+            "number of words that exist, or else use a teacher of the same tokenizer"
+        )
+    if not 0 < vocab_size <= min(student, teacher):
+        raise ValueError(
+            f"vocab_size must be the number of words that both models score, got "
+            f"{vocab_size} where the student scores {student} and the teacher {teacher}"
+        )
+    return vocab_size
+
+
+def token_weights(
+    like: Float[Tensor, "*tokens"],
+    mask: Bool[Tensor, "*tokens"] | None,
+    num_items: Tensor | float | int | None,
+) -> Float[Tensor, "*tokens"]:
+    """What each token weighs in a mean over those that count; 0 where it does not."""
+    if mask is None:
+        mask = torch.ones_like(like, dtype=torch.bool)
+    if num_items is None:
+        num_items = mask.sum().clamp(min=1)
+    return mask.to(like.dtype) / num_items
+
+
 def _token_mean(
     values: Float[Tensor, "*tokens"],
     mask: Bool[Tensor, "*tokens"] | None,
     num_items: Tensor | float | int | None,
 ) -> Float[Tensor, ""]:
     """The sum over the tokens that count, divided by their number or `num_items`."""
-    if mask is None:
-        mask = torch.ones_like(values, dtype=torch.bool)
-    # where, not a product: a masked token may hold inf or NaN
-    total = values.where(mask, 0.0).sum()
-    if num_items is None:
-        num_items = mask.sum().clamp(min=1)
-    return total / num_items
+    weights = token_weights(values, mask, num_items)
+    # where, not a product alone: a masked token may hold inf or NaN
+    return (values.where(weights != 0, 0.0) * weights).sum()

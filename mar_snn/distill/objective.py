@@ -47,7 +47,8 @@ class Objective:
         student: a causal language model of transformers.
         teacher: another one.
         args: the weights and options of the loss.
-        vocab_size: words that exist, where the heads are padded.
+        tokenizer: says how many words exist where the heads have different numbers and
+            `args.vocab_size` does not say it.
 
     Raises:
         ValueError: where vocabularies, blocks or norms of the two do not fit, or
@@ -59,11 +60,14 @@ class Objective:
         student: Any,
         teacher: Any,
         args: SBDSConfig,
-        vocab_size: int | None = None,
+        tokenizer: Any = None,
     ) -> None:
         self.student, self.teacher, self.args = student, teacher, args
         heads = [model.get_output_embeddings().weight for model in (student, teacher)]
-        self._words = common_vocabulary(len(heads[0]), len(heads[1]), vocab_size)
+        words = args.vocab_size
+        if words is None and len(heads[0]) != len(heads[1]) and tokenizer is not None:
+            words = len(tokenizer)
+        self._words = common_vocabulary(len(heads[0]), len(heads[1]), words)
         self.alignment: FeatureAlignment | None = None
         if args.feature_weight > 0:
             self.alignment = FeatureAlignment(
@@ -80,10 +84,12 @@ class Objective:
                 )
         self.rates = None if args.firing_rate_target is None else FiringRates(student)
         self.warmup = SiteWarmup(student, args.spiking_warmup_steps)
-        self._divergence = {
+        self._divergence: dict[str, Any] = {
             "alpha": args.alpha,
             "beta": args.beta,
             "temperature": args.temperature,
+            "divergence": args.divergence,
+            "mixture": args.mixture,
             "vocab_size": self._words,
         }
         self._heads = None if args.logit_loss == "dense" else HeadLoss(student, teacher)
@@ -150,7 +156,11 @@ class Objective:
             device = self.teacher.device
             there = {name: value.to(device) for name, value in inputs.items()}
             wanted = self.teacher(**there, **options)
-        compare = {"labels": labels, "num_items": num_items, **self._divergence}
+        compare: dict[str, Any] = {
+            "labels": labels,
+            "num_items": num_items,
+            **self._divergence,
+        }
         if heads:
             heads.compare_with(partial(chunked_bidirectional_kl, **compare))
         outputs = model(**inputs, **options)
@@ -165,8 +175,9 @@ class Objective:
             distances = self.alignment.distances
             terms["features"] = mean_over_layers(distances, mask, num_items)
             loss = loss + args.feature_weight * terms["features"]
-        if self.rates is not None and model.training:
-            distances = self.rates.distances(args.firing_rate_target)
+        target = args.firing_rate_target
+        if self.rates is not None and target is not None and model.training:
+            distances = self.rates.distances(target)
             terms["firing"] = mean_over_layers(distances, mask, num_items)
             loss = loss + args.firing_rate_weight * terms["firing"]
         return ObjectiveTerms(loss, terms, outputs)

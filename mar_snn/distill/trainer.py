@@ -74,8 +74,9 @@ class SBDSTrainer(Trainer):
         # the terms of the loss stand for a token each, whatever the model's own loss
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
         self.teacher_model = place_teacher(teacher, args)
-        words = self.processing_class and len(self.processing_class)
-        self._objective = Objective(model, self.teacher_model, args, vocab_size=words)
+        self._objective = Objective(
+            model, self.teacher_model, args, self.processing_class
+        )
         self._terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
         self._statistics = SpikeStatistics(model)
         self._needs_logits = False
@@ -159,7 +160,7 @@ class SBDSTrainer(Trainer):
     def _listening(
         self, model: nn.Module, inputs: dict[str, Tensor]
     ) -> AbstractContextManager[None]:
-        """Count the spikes of the passes inside the block, where this step logs them."""
+        """Count the spikes of passes inside the block, where this step logs them."""
         every = self.args.spike_logging_steps
         if not model.training or every == 0 or self.state.global_step % every:
             return nullcontext()

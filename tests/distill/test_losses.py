@@ -67,8 +67,11 @@ def test_tokens_labelled_minus_100_do_not_count_whatever_they_hold():
     labels[2] = -100
     expected = bidirectional_kl(student[labels == 0], teacher[labels == 0])
     student[2], teacher[2, 0] = torch.nan, torch.inf
-    result = bidirectional_kl(student, teacher, labels)
+    result = bidirectional_kl(student.requires_grad_(), teacher, labels)
     torch.testing.assert_close(result.loss, expected.loss)
+    result.loss.backward()
+    assert student.grad[labels == 0].any(-1).all()
+    assert student.grad[labels != 0].eq(0).all()
 
 
 def test_nothing_to_learn_from_is_a_loss_of_zero():
@@ -106,9 +109,25 @@ def test_sixteen_bit_logits_are_compared_in_float32():
     torch.testing.assert_close(result.double(), exact, rtol=1e-5, atol=0)
 
 
-def test_different_vocabularies_are_refused():
-    with pytest.raises(ValueError, match=r"shapes \(2, 8\) and \(2, 9\)"):
-        bidirectional_kl(torch.zeros(2, 8), torch.zeros(2, 9))
+def test_padding_behind_the_vocabulary_does_not_count():
+    student, teacher = torch.randn(2, 4, 8)
+    expected = bidirectional_kl(student[:, :7], teacher[:, :7])
+    student[:, 7] = 100.0
+    assert bidirectional_kl(student, teacher[:, :7], vocab_size=7) == expected
+
+
+def test_different_vocabularies_are_refused_with_the_way_out():
+    eight, nine = torch.zeros(2, 8), torch.zeros(2, 9)
+    with pytest.raises(ValueError, match=r"8 words and the teacher 9: .* vocab_size="):
+        bidirectional_kl(eight, nine)
+    for size in (0, 9):
+        with pytest.raises(ValueError, match=f"got {size} where the student scores 8"):
+            bidirectional_kl(eight, nine, vocab_size=size)
+
+
+def test_different_tokens_are_refused():
+    with pytest.raises(ValueError, match=r"shapes \(2, 8\) and \(3, 8\)"):
+        bidirectional_kl(torch.zeros(2, 8), torch.zeros(3, 8))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])

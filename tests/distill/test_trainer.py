@@ -192,10 +192,11 @@ def test_the_teacher_is_evaluated_once_a_batch_without_gradients(
     student, teacher, config, rows
 ):
     calls = []
+    sbds = trainer(student, teacher.train(), config(max_steps=3), rows)
     teacher.register_forward_hook(
         lambda m, a, out: calls.append((m.training, out.logits.requires_grad))
     )
-    trainer(student, teacher.train(), config(max_steps=3), rows).train()
+    sbds.train()
     assert calls == [(False, False)] * 3
 
 
@@ -308,6 +309,11 @@ def test_the_progress_bar_shows_the_terms(student, teacher, config, rows, capsys
         ({"temperature": 0.0}, "temperature must be above zero, got 0.0"),
         ({"feature_points": "mid"}, "feature_points must be one of pre_norm"),
         ({"feature_distance": "cos"}, "feature_distance must be one of rms"),
+        ({"divergence": "cos"}, "divergence must be one of sbds, skew, jsd, got 'cos'"),
+        ({"logit_loss": "cos"}, "logit_loss must be one of auto, chunked, dense, got"),
+        ({"teacher_dtype": "int8"}, "teacher_dtype must be one of None, float32"),
+        ({"firing_rate_target": 0.0}, "firing_rate_target must be above zero, got 0.0"),
+        ({"spiking_warmup_steps": -1}, "spiking_warmup_steps must not be negative"),
         (
             {f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}},
             "reentrant gradient checkpointing gives wrong gradients",
@@ -322,7 +328,7 @@ def test_options_that_cannot_be_are_refused(config, options, sentence):
 def test_models_that_do_not_fit_are_refused(student, teacher, config, rows):
     other = copy.deepcopy(teacher)
     other.resize_token_embeddings(48)
-    with pytest.raises(ValueError, match="scores 40 tokens and the teacher 48"):
+    with pytest.raises(ValueError, match="scores 40 words and the teacher 48"):
         trainer(student, other, config(), rows)
     mamba = MambaForCausalLM(
         MambaConfig(vocab_size=40, hidden_size=16, state_size=4, num_hidden_layers=2)
@@ -471,11 +477,15 @@ def test_projections_are_trained_resumed_and_never_saved_in_the_model(
     for resume in (None, str(tmp_path / "checkpoint-2")):
         torch.manual_seed(7)  # the same projections to start from
         sbds = trainer(copy.deepcopy(student), wide, config(**options), rows)
-        before = [p.weight.clone() for p in sbds._objective.alignment.projections.values()]
+        before = [
+            p.weight.clone() for p in sbds._objective.alignment.projections.values()
+        ]
         sbds.train(resume_from_checkpoint=resume)
         runs.append(sbds)
     assert losses(runs[1]) == losses(runs[0])
-    for old, new in zip(before, runs[0]._objective.alignment.projections.values(), strict=True):
+    for old, new in zip(
+        before, runs[0]._objective.alignment.projections.values(), strict=True
+    ):
         assert not old.equal(new.weight)
     saved = type(student).from_pretrained(tmp_path / "checkpoint-4")
     assert saved.state_dict().keys() == student.state_dict().keys()
@@ -495,3 +505,56 @@ def test_tensorboard_gets_every_term(student, teacher, config, rows, tmp_path):
     wanted = {f"train/{name}" for name in (*TERMS, *RATES, "threshold/mlp.in")}
     assert scalars >= wanted
     assert len(events.Scalars("train/forward_kl")) == 4
+
+
+@pytest.mark.parametrize("options", [{}, {"divergence": "jsd", "temperature": 2.0}])
+def test_without_logits_the_gradient_is_the_same(
+    student, teacher, config, rows, options
+):
+    batch = with_a_masked_start([rows[i] for i in range(3)])
+    found = []
+    for how in ("dense", "chunked"):
+        sbds = trainer(student, teacher, config(logit_loss=how, **options), rows)
+        student.train().zero_grad()
+        loss = sbds.compute_loss(student, batch)
+        loss.backward()
+        grads = {n: p.grad.clone() for n, p in student.named_parameters()}
+        found.append(grads | {"loss": loss.detach()})
+    assert len(found[0]) > 20
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)
+
+
+def test_logits_are_made_where_they_are_asked_for(student, teacher, config, rows):
+    args = config(logit_loss="chunked")
+    sbds = trainer(student, teacher, args, rows, eval_dataset=rows)
+    logits = sbds.predict(rows).predictions
+    assert logits.shape == (16, 12, 40)
+    loss = sbds.evaluate()["eval_loss"]
+    dense = trainer(student, teacher, config(logit_loss="dense"), rows)
+    expected = dense.compute_loss(student.eval(), collate([*rows])).item()
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_head_that_cannot_be_read_is_refused_or_left_to_the_model(
+    student, teacher, config, rows
+):
+    class OddHead(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) - 1
+
+    teacher.lm_head = OddHead(16, 40)
+    with pytest.raises(ValueError, match="cannot be had: the teacher's logits are not"):
+        trainer(student, teacher, config(logit_loss="chunked"), rows)
+    sbds = trainer(student, teacher, config(), rows)
+    assert sbds.compute_loss(student, collate([rows[0]])) > 0
+
+
+def test_heads_that_differ_by_padding_are_compared_on_the_words_that_exist(
+    student, teacher, config, rows
+):
+    batch = collate([rows[0]])
+    expected = trainer(student, teacher, config(), rows).compute_loss(student, batch)
+    teacher.resize_token_embeddings(48)
+    for how in ("dense", "chunked"):
+        sbds = trainer(student, teacher, config(vocab_size=40, logit_loss=how), rows)
+        torch.testing.assert_close(sbds.compute_loss(student, batch), expected)
