@@ -21,20 +21,25 @@ from typing import Any
 
 import torch
 from datasets import DatasetDict
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
 from mar_snn import plots
 from mar_snn.assets import TINY_LLAMBA
-from mar_snn.distill import SBDSConfig, SBDSTrainer, TrainingInterrupted
+from mar_snn.distill import (
+    SBDSConfig,
+    SBDSTrainer,
+    TrainingInterrupted,
+    last_checkpoint,
+)
+from mar_snn.distill.checkpoints import is_complete
 from mar_snn.distill.data import collate, load_text, pack, standard_library_text
 from mar_snn.distill.evaluation import perplexity
+from mar_snn.distill.memory import estimate_memory
 from mar_snn.energy import EnergyReport, SpikeOpCounter
 from mar_snn.neurons import record_spikes
 from mar_snn.provenance import machine, versions
@@ -143,13 +148,15 @@ def main() -> int:
         resume = checkpoint_to_resume(args)
         teacher, tokenizer = load_teacher(options)
         set_seed(args.seed)
-        rows = load_rows(options, tokenizer, args.seed)
+        with args.main_process_first(desc="reading the text"):
+            rows = load_rows(options, tokenizer, args.seed)
         student = spikify(copy.deepcopy(teacher).float(), options.spiking())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     output = Path(args.output_dir)
     (output / "metrics.json").unlink(missing_ok=True)
+    console.quiet = not args.should_log
     trainer = SBDSTrainer(
         student,
         teacher,
@@ -158,9 +165,14 @@ def main() -> int:
         data_collator=collate,
         processing_class=tokenizer,
     )
+    console.print(estimate_memory(trainer.objective, options.max_length).table())
+    # all processes run both models, whose weights they may share; one of them writes
     fit_thresholds(student, rows, options.calibration_rows)
     measure = partial(
-        perplexity, rows=rows["heldout"], batch_size=args.per_device_eval_batch_size
+        perplexity,
+        rows=rows["heldout"],
+        batch_size=args.per_device_eval_batch_size,
+        disable_tqdm=not args.should_log,
     )
     perplexities = {
         "teacher": measure(trainer.teacher_model, desc="Perplexity, teacher"),
@@ -192,6 +204,8 @@ def main() -> int:
     }
     write_results(output, trainer, rows["heldout"][0]["input_ids"], report, metrics)
     console.print(result_table(metrics, report, output))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     return 0
 
 
@@ -215,11 +229,11 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
         ValueError: where there is none.
     """
     found = args.resume_from_checkpoint
-    if found == "last" and Path(args.output_dir).is_dir():
-        found = get_last_checkpoint(args.output_dir)
+    if found == "last":
+        found = last_checkpoint(args.output_dir)
     if args.resume_from_checkpoint is None:
         return None
-    if found is None or not (Path(found) / "trainer_state.json").is_file():
+    if found is None or not is_complete(Path(found)):
         raise ValueError(
             f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint "
             f"there or in {args.output_dir}"
@@ -316,12 +330,16 @@ def write_results(
 ) -> None:
     """Write everything beside its place, then move it there, metrics.json last."""
     staging = output / "unfinished"
-    shutil.rmtree(staging, ignore_errors=True)
-    trainer.model.save_pretrained(staging)
-    trainer.processing_class.save_pretrained(staging)
+    if trainer.is_world_process_zero():
+        shutil.rmtree(staging, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(staging))
+    raster = middle_spikes(trainer, sentence[:RASTER_TOKENS])
+    if not trainer.is_world_process_zero():
+        return
     report.to_json(staging / "energy.json")
     report.to_markdown(staging / "energy.md")
-    draw(staging, trainer, sentence, report)
+    draw(staging, trainer, raster, report)
     text = json.dumps(metrics, indent=2)
     (staging / "metrics.json").write_text(text + "\n", encoding="utf-8")
     for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
@@ -329,17 +347,35 @@ def write_results(
     staging.rmdir()
 
 
+def middle_spikes(trainer: SBDSTrainer, sentence: list[int]) -> dict[str, Any]:
+    """Spikes, tokens and title of the raster: the coder in the middle of the model."""
+    neurons = list(coders(trainer.model))
+    name, middle = neurons[len(neurons) // 2]
+    ids = torch.tensor([sentence], device=trainer.model.device)
+    spike_seq = record_spikes(trainer.model, input_ids=ids, use_cache=False)[middle]
+    decode = trainer.processing_class.decode
+    tokens = [
+        decode(token).strip(" ").encode("unicode_escape").decode() for token in sentence
+    ]
+    # [T, 1, tokens, channels] -> [tokens · T, channels]
+    raster = spike_seq[:, 0].transpose(0, 1).flatten(0, 1)
+    return {"spikes": raster, "tokens": tokens, "title": name}
+
+
 def draw(
-    folder: Path, trainer: SBDSTrainer, sentence: list[int], report: EnergyReport
+    folder: Path, trainer: SBDSTrainer, raster: dict[str, Any], report: EnergyReport
 ) -> None:
     """energy.png, firing.png, raster.png, thresholds.png and training.png."""
     thresholds = {
         name: coder.neuron.v_threshold.detach() for name, coder in coders(trainer.model)
     }
+    spikes, tokens, title = raster.values()
     pictures = {
         "energy": lambda ax: plots.plot_energy(report, ax),
         "firing": lambda ax: plots.plot_firing_rates(report.firing, ax),
-        "raster": lambda ax: draw_raster(trainer, sentence[:RASTER_TOKENS], ax),
+        "raster": lambda ax: plots.plot_spike_raster(
+            spikes, ax, tokens=tokens
+        ).set_title(title, loc="left"),
         "thresholds": lambda ax: plots.plot_thresholds(thresholds, ax),
         "training": lambda ax: plots.plot_training(trainer.state.log_history, ax),
     }
@@ -347,21 +383,6 @@ def draw(
         figure = Figure(figsize=(9, 5), layout="constrained")
         picture(figure.subplots())
         figure.savefig(folder / f"{name}.png", dpi=120)
-
-
-def draw_raster(trainer: SBDSTrainer, sentence: list[int], ax: Axes) -> None:
-    """The spikes of the coder in the middle of the model for some tokens."""
-    neurons = list(coders(trainer.model))
-    name, middle = neurons[len(neurons) // 2]
-    ids = torch.tensor([sentence], device=trainer.model.device)
-    spike_seq = record_spikes(trainer.model, input_ids=ids, use_cache=False)[middle]
-    # [T, 1, tokens, channels] -> [tokens · T, channels]
-    raster = spike_seq[:, 0].transpose(0, 1).flatten(0, 1)
-    decode = trainer.processing_class.decode
-    tokens = [
-        decode(token).strip(" ").encode("unicode_escape").decode() for token in sentence
-    ]
-    plots.plot_spike_raster(raster, ax, tokens=tokens).set_title(name, loc="left")
 
 
 def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) -> Table:

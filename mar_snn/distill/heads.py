@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 __all__ = ["UNCHANGED", "LogitTransform", "head_parameters", "logit_transform"]
 
@@ -64,6 +65,8 @@ def logit_transform(model: Any) -> LogitTransform | None:
     head = model.get_output_embeddings()
     if head is None or type(head).forward is not nn.Linear.forward:
         return None
+    if head.weight.is_meta or isinstance(head.weight, FakeTensor):
+        return UNCHANGED  # there are no numbers to measure with, nor to be wrong
     probe = torch.linspace(-50.0, 50.0, head.out_features, device=model.device)
     # far below every cap, where a tanh is a line, and far above, where it is flat
     probe[0], probe[-1] = 2.0**-10, 2.0**20

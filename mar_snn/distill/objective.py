@@ -92,6 +92,8 @@ class Objective:
             "mixture": args.mixture,
             "vocab_size": self._words,
         }
+        #: of the chunked loss
+        self.backend = "auto"
         self._heads = None if args.logit_loss == "dense" else HeadLoss(student, teacher)
         if args.logit_loss == "chunked" and self._heads and self._heads.obstacle:
             raise ValueError(
@@ -162,6 +164,7 @@ class Objective:
             **self._divergence,
         }
         if heads:
+            compare["backend"] = self.backend
             heads.compare_with(partial(chunked_bidirectional_kl, **compare))
         outputs = model(**inputs, **options)
         if heads:

@@ -74,7 +74,7 @@ class SBDSTrainer(Trainer):
         # the terms of the loss stand for a token each, whatever the model's own loss
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
         self.teacher_model = place_teacher(teacher, args)
-        self._objective = Objective(
+        self.objective = Objective(
             model, self.teacher_model, args, self.processing_class
         )
         self._terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
@@ -102,7 +102,7 @@ class SBDSTrainer(Trainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"no whole checkpoint in {self.args.output_dir}")
-        attached = self._objective.attached()
+        attached = self.objective.attached()
         with self._interrupt, attached, self._with_projections():
             result = super().train(resume_from_checkpoint, **kwargs)
         if self._interrupt.requested and self.state.global_step < self.state.max_steps:
@@ -111,9 +111,9 @@ class SBDSTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of one batch, behind its backward pass."""
-        self._objective.at(self.state.global_step)
+        self.objective.at(self.state.global_step)
         loss = super().training_step(*args, **kwargs)
-        self._objective.clear()
+        self.objective.clear()
         return loss
 
     def prediction_step(
@@ -145,8 +145,8 @@ class SBDSTrainer(Trainer):
         counted = (labels != -100).sum()
         num_items = counted if num_items_in_batch is None else num_items_in_batch
         num_items = torch.as_tensor(num_items, device=labels.device).clamp(min=1)
-        with self._objective.attached(), self._listening(model, inputs):
-            loss, terms, outputs = self._objective(
+        with self.objective.attached(), self._listening(model, inputs):
+            loss, terms, outputs = self.objective(
                 model, inputs, labels, num_items, needs_logits=self._needs_logits
             )
         if model.training:
@@ -204,7 +204,7 @@ class SBDSTrainer(Trainer):
             for name, (total, count) in zip(pairs, figures, strict=True):
                 logs[name] = total / max(count, 1)
             if self.args.spiking_warmup_steps:
-                logs["spiking_sites"] = self._objective.warmup.share
+                logs["spiking_sites"] = self.objective.warmup.share
         super().log(logs, start_time)
 
     def _add_term(self, name: str, total: Tensor, count: Tensor) -> None:
@@ -233,7 +233,7 @@ class SBDSTrainer(Trainer):
 
         So the optimizer and every kind of parallelism know them; saved models do not.
         """
-        alignment = self._objective.alignment
+        alignment = self.objective.alignment
         if alignment is None or not alignment.projections:
             yield
             return

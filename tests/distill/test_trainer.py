@@ -2,6 +2,7 @@ import copy
 import os
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -250,7 +251,11 @@ class CtrlC(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 2:
             for _ in range(self.times):
+                handler = signal.getsignal(signal.SIGINT)
                 os.kill(os.getpid(), signal.SIGINT)
+                # two signals at once would be handled as one
+                while signal.getsignal(signal.SIGINT) is handler:
+                    time.sleep(0.01)
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_run(
@@ -283,6 +288,21 @@ def test_the_second_ctrl_c_stops_at_once(student, teacher, config, rows, tmp_pat
     assert not isinstance(stopped.value, TrainingInterrupted)
     assert not (tmp_path / "checkpoint-3").exists()
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_launcher_that_ends_the_run_gets_a_checkpoint(
+    student, teacher, config, rows, tmp_path
+):
+    class Terminate(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    sbds = trainer(student, teacher, config(), rows, callbacks=[Terminate()])
+    with pytest.raises(TrainingInterrupted, match="checkpoint-2"):
+        sbds.train()
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_training_in_another_thread_leaves_signals_alone(
@@ -478,13 +498,13 @@ def test_projections_are_trained_resumed_and_never_saved_in_the_model(
         torch.manual_seed(7)  # the same projections to start from
         sbds = trainer(copy.deepcopy(student), wide, config(**options), rows)
         before = [
-            p.weight.clone() for p in sbds._objective.alignment.projections.values()
+            p.weight.clone() for p in sbds.objective.alignment.projections.values()
         ]
         sbds.train(resume_from_checkpoint=resume)
         runs.append(sbds)
     assert losses(runs[1]) == losses(runs[0])
     for old, new in zip(
-        before, runs[0]._objective.alignment.projections.values(), strict=True
+        before, runs[0].objective.alignment.projections.values(), strict=True
     ):
         assert not old.equal(new.weight)
     saved = type(student).from_pretrained(tmp_path / "checkpoint-4")
