@@ -11,8 +11,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch import bfloat16
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mar_snn import LlambaConfig, LlambaForCausalLM, SBDSConfig, SpikingConfig
 from mar_snn.distill.memory import estimate_memory

@@ -143,14 +143,19 @@ class SBDSConfig(TrainingArguments):
         metadata={"help": "log spikes and thresholds every so many steps; 0: never"},
     )
 
+    # the search starts from what forward returns, and some terms of the loss arise
+    # beside it; every parameter has its gradient
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={
+            "help": "whether DistributedDataParallel looks for unused parameters"
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         # pinned memory is for an accelerator; without one PyTorch warns of it
         self.dataloader_pin_memory &= self.device.type != "cpu"
-        if self.ddp_find_unused_parameters is None:
-            # the search starts from what forward returns, and some terms of the loss
-            # arise beside it; every parameter has its gradient
-            self.ddp_find_unused_parameters = False
         for name in _NOT_NEGATIVE:
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in _POSITIVE:

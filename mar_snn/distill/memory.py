@@ -76,7 +76,10 @@ def estimate_memory(
     with fake:
         student = twin.student.train()
         if args.gradient_checkpointing:
-            student.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+            # its name up to transformers 5.22 and after
+            enable = getattr(student, "activation_checkpointing_enable", None)
+            enable = enable or student.gradient_checkpointing_enable
+            enable(args.gradient_checkpointing_kwargs)
         trained = [p for p in student.parameters() if p.requires_grad]
         # one kernel for all weights does not know tensors without memory
         optimizer = make_optimizer(trained, **options | {"fused": False})

@@ -43,6 +43,13 @@ def student(teacher, rows) -> LlambaForCausalLM:
 
 
 @pytest.fixture
+def checkpointing() -> str:
+    """The argument's name up to transformers 5.22, or the one it has since."""
+    new = "activation_checkpointing"
+    return new if hasattr(SBDSConfig, new) else "gradient_checkpointing"
+
+
+@pytest.fixture
 def config(tmp_path):
     """Make an SBDSConfig for a short run on a CPU."""
 

@@ -59,14 +59,16 @@ def test_the_estimate_is_what_a_real_step_takes(student, teacher, config, logit_
     assert beyond == pytest.approx(measured(objective, 3, 8), rel=0.02)
 
 
-def test_checkpointing_longer_rows_and_shards_are_seen(student, teacher, config):
+def test_checkpointing_longer_rows_and_shards_are_seen(
+    student, teacher, config, checkpointing
+):
     def estimate(length: int, shards: int = 1, **options) -> MemoryEstimate:
         objective = Objective(copy.deepcopy(student), teacher, config(**options))
         return estimate_memory(objective, length, student_shards=shards)
 
     plain = estimate(128)
     assert estimate(256).activations > 1.5 * plain.activations
-    checkpointed = estimate(128, gradient_checkpointing=True)
+    checkpointed = estimate(128, **{checkpointing: True})
     assert checkpointed.activations < 0.8 * plain.activations
     shared = estimate(128, shards=2)
     assert shared.student == plain.student // 2

@@ -34,12 +34,6 @@ RATES = {
     "firing_rate/mlp.in",
     "firing_rate/mlp.out",
 }
-#: The argument's name up to transformers 5.22, and after.
-CHECKPOINTING = (
-    "activation_checkpointing"
-    if hasattr(SBDSConfig, "activation_checkpointing")
-    else "gradient_checkpointing"
-)
 
 
 def trainer(student, teacher, args, rows, **kwargs) -> SBDSTrainer:
@@ -334,15 +328,16 @@ def test_the_progress_bar_shows_the_terms(student, teacher, config, rows, capsys
         ({"teacher_dtype": "int8"}, "teacher_dtype must be one of None, float32"),
         ({"firing_rate_target": 0.0}, "firing_rate_target must be above zero, got 0.0"),
         ({"spiking_warmup_steps": -1}, "spiking_warmup_steps must not be negative"),
-        (
-            {f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}},
-            "reentrant gradient checkpointing gives wrong gradients",
-        ),
     ],
 )
 def test_options_that_cannot_be_are_refused(config, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         config(**options)
+
+
+def test_reentrant_checkpointing_is_refused(config, checkpointing):
+    with pytest.raises(ValueError, match="reentrant gradient checkpointing gives wro"):
+        config(**{f"{checkpointing}_kwargs": {"use_reentrant": True}})
 
 
 def test_models_that_do_not_fit_are_refused(student, teacher, config, rows):
@@ -455,12 +450,14 @@ def test_teacher_forcing_needs_features_before_the_norms(config):
         config(teacher_forcing_steps=1, feature_points="both")
 
 
-def test_checkpointed_training_is_the_same_training(student, teacher, config, rows):
+def test_checkpointed_training_is_the_same_training(
+    student, teacher, config, rows, checkpointing
+):
     runs = []
-    for checkpointing in (False, True):
+    for checkpointed in (False, True):
         args = config(
             **{
-                CHECKPOINTING: checkpointing,
+                checkpointing: checkpointed,
                 "teacher_forcing_steps": 1,
                 "firing_rate_target": 0.1,
             }
