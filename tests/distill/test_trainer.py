@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from mar_snn.distill import (
-    SBDSConfig,
     SBDSTrainer,
     TrainingInterrupted,
     bidirectional_kl,
