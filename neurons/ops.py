@@ -14,7 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mar_snn.neurons import reference
-from mar_snn.neurons.backends import Dynamics, kernels_for, surrogate_for_kernels
+from mar_snn.neurons.backends import (
+    Dynamics,
+    kernels_for,
+    requested_backend,
+    surrogate_for_kernels,
+)
 from mar_snn.neurons.layout import (
     as_channel_rows,
     as_rows,
@@ -57,6 +62,7 @@ def atmn_multi_step(
         ValueError: `x_seq` has no time step, or `v_threshold` does not fit.
         RuntimeError: the backend cannot run here, or has no kernel for the surrogate.
     """
+    backend = requested_backend(backend)
     surrogate = surrogate_for_kernels(surrogate_function, backend)
     fused = _is_fused_by_compiler(x_seq, backend)
     if surrogate is None or fused or len(x_seq) == 0:
@@ -109,6 +115,7 @@ def atmn_code(
     Raises:
         RuntimeError: the backend cannot run here, or has no kernel for the surrogate.
     """
+    backend = requested_backend(backend)
     surrogate: tuple[str | None, float] | None = (None, 1.0)
     if surrogate_function is not None:
         surrogate = surrogate_for_kernels(surrogate_function, backend)
