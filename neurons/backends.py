@@ -156,20 +156,16 @@ def requested_backend(backend: str) -> str:
     return os.environ.get(ENVIRONMENT, backend) if backend == "auto" else backend
 
 
-def kernels_for(backend: str, device: torch.device) -> Kernels:
-    """The kernels of `backend` for tensors on `device`.
+@functools.cache
+def kernels_for(backend: str, device_type: str) -> Kernels:
+    """The kernels of `backend` for tensors on devices of this type.
 
     "auto" is the fastest that can run; which one it became is logged once.
 
     Raises:
         ValueError: an unknown name.
-        RuntimeError: a backend asked for by name cannot run on `device`.
+        RuntimeError: a backend asked for by name cannot run there.
     """
-    return _kernels_for(backend, device.type)
-
-
-@functools.cache
-def _kernels_for(backend: str, device_type: str) -> Kernels:
     check_backend(backend)
     if backend == "auto":
         # on the CPU Triton only interprets

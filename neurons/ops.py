@@ -175,7 +175,7 @@ def _multi_step(
         _, inner = channels(v_threshold, v.shape, order)
         kept = v_seq if store_v_seq else v_last.unsqueeze(0)
         with torch.cuda.device_of(x_seq):
-            kernels_for(backend, x_seq.device).multi_step(
+            kernels_for(backend, x_seq.device.type).multi_step(
                 as_rows(x_seq, order),
                 as_rows(v.unsqueeze(0), order)[0],
                 v_threshold.flatten(),
@@ -248,7 +248,7 @@ def _multi_step_backward(
             grad_v_seq = grad_v_seq.clone()
             grad_v_seq[-1] += grad_v
         with torch.cuda.device_of(h):
-            kernels_for(backend, h.device).multi_step_backward(
+            kernels_for(backend, h.device.type).multi_step_backward(
                 as_rows(grad_spike_seq, order),
                 as_rows(grad_v_seq, order),
                 as_rows(h_seq, order),
@@ -324,7 +324,7 @@ def _code(
     code = new_tensor(x.shape, order, x, x.dtype)
     if x.numel():
         with torch.cuda.device_of(x):
-            kernels_for(backend, x.device).code(
+            kernels_for(backend, x.device.type).code(
                 as_channel_rows(x, order),
                 v_threshold,
                 tuple(weights),
@@ -357,7 +357,7 @@ def _code_backward(
     grad_threshold = torch.zeros_like(v_threshold)
     if x.numel():
         with torch.cuda.device_of(x):
-            kernels_for(backend, x.device).code_backward(
+            kernels_for(backend, x.device.type).code_backward(
                 as_channel_rows(grad, order),
                 as_channel_rows(x, order),
                 v_threshold,

@@ -16,8 +16,6 @@ from mar_snn.neurons.backends import (
     kernels_for,
 )
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(autouse=True)
 def _fresh_decisions(monkeypatch):
@@ -25,9 +23,9 @@ def _fresh_decisions(monkeypatch):
     monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(backends, "_reported", set())
-    backends._kernels_for.cache_clear()
+    kernels_for.cache_clear()
     yield
-    backends._kernels_for.cache_clear()
+    kernels_for.cache_clear()
 
 
 def installed(monkeypatch, *names):
@@ -54,7 +52,7 @@ def test_the_kernels_of_every_backend_keep_the_contract(name):
 
 @pytest.mark.parametrize("name", ["auto", "torch"])
 def test_torch_runs_everywhere(name):
-    assert kernels_for(name, CPU) is torch_kernels
+    assert kernels_for(name, "cpu") is torch_kernels
     assert ATMNNode(backend=name).backend == name
 
 
@@ -74,7 +72,7 @@ def test_auto_takes_the_first_that_a_gpu_can_run(monkeypatch, caplog, found, cho
         pytest.importorskip("triton")
     installed(monkeypatch, *found)
     with caplog.at_level(logging.INFO, "mar_snn.neurons.backends"):
-        kernels = kernels_for("auto", torch.device("cuda"))
+        kernels = kernels_for("auto", "cuda")
     assert kernels.__name__ == f"mar_snn.neurons.{chosen}_kernels"
     assert caplog.messages == [f"ATMN runs on cuda with backend='{chosen}'"]
 
@@ -92,17 +90,17 @@ def test_auto_never_interprets_triton_on_the_cpu(monkeypatch):
     installed(monkeypatch, "triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert available_backends("cpu")["triton"] == ""
-    assert kernels_for("auto", CPU) is torch_kernels
+    assert kernels_for("auto", "cpu") is torch_kernels
 
 
 def test_kernels_for_gpus_say_where_the_tensors_are(monkeypatch):
     installed(monkeypatch, "triton", "cupy")
     with pytest.raises(RuntimeError, match="run on GPUs, the tensors are on cpu"):
-        kernels_for("triton", CPU)
+        kernels_for("triton", "cpu")
     with pytest.raises(RuntimeError, match="NVIDIA GPUs, the tensors are on cpu; use"):
         ATMNNode(backend="cupy")(torch.ones(2))
     with pytest.raises(RuntimeError, match="use backend='auto', or one of 'torch'"):
-        kernels_for("cupy", CPU)
+        kernels_for("cupy", "cpu")
 
 
 def test_cuda_source_does_not_run_on_rocm(monkeypatch):

@@ -1,4 +1,4 @@
-"""Rows farther apart than 32 bits can count, in a file that is one large hole."""
+"""Rows farther apart than 32 bits can count, in memory that is one large hole."""
 
 import pytest
 import torch
@@ -15,21 +15,28 @@ WEIGHTS = (1.0, 0.7, 0.49)
 
 
 @pytest.fixture(params=["torch", "triton", "cupy"])
-def kernels(request, monkeypatch):
+def backend(request, monkeypatch):
+    """The kernels, and the device that they can run on."""
+    cpu = torch.device("cpu")
     if request.param == "torch":
-        yield torch_kernels
+        yield torch_kernels, cpu
     elif request.param == "triton":
-        yield kernels_for("triton", request.getfixturevalue("triton_device"))
+        device = request.getfixturevalue("triton_device")
+        yield kernels_for("triton", device.type), device
     else:
         with host_cupy(monkeypatch):
-            yield cupy_kernels
+            yield cupy_kernels, cpu
 
 
 @pytest.fixture
-def spread(tmp_path):
+def spread(backend, tmp_path):
     """Put a tensor of two rows where they lie far apart."""
     size, used = FAR + 4 * NEURONS, iter(range(4))
-    memory = torch.from_file(str(tmp_path / "hole"), shared=True, size=size)
+    hole = tmp_path / "hole"
+    # a sparse file: nobody has eight gigabytes to spare for four rows
+    memory = torch.from_file(str(hole), shared=True, size=size)
+    if backend[1].type == "cuda":
+        memory = torch.zeros(size, device=backend[1])
 
     def spread(rows):
         assert rows.shape == (2, NEURONS)
@@ -37,7 +44,7 @@ def spread(tmp_path):
         return far.copy_(rows)
 
     yield spread
-    (tmp_path / "hole").unlink()
+    hole.unlink()
 
 
 def assert_same(run, inputs, results, spread):
@@ -52,12 +59,17 @@ def assert_same(run, inputs, results, spread):
         assert torch.equal(far, near)
 
 
-def rows():
-    return torch.randn(2, NEURONS)
+def rows(device, count):
+    return torch.randn(count, 2, NEURONS).to(device).unbind()
 
 
-def test_steps_read_and_write_far_rows(kernels, spread):
-    v, v_threshold = torch.randn(NEURONS), torch.rand(NEURONS) + 0.5
+def neurons(device):
+    return torch.randn(NEURONS).to(device), (torch.rand(NEURONS) + 0.5).to(device)
+
+
+def test_steps_read_and_write_far_rows(backend, spread):
+    kernels, device = backend
+    v, v_threshold = neurons(device)
 
     def run(x_seq, spike_seq, v_seq, h_seq):
         kernels.multi_step(
@@ -67,33 +79,33 @@ def test_steps_read_and_write_far_rows(kernels, spread):
             out_h_seq=h_seq,
         )
 
-    assert_same(run, [rows()], [rows(), rows(), rows()], spread)
+    assert_same(run, rows(device, 1), rows(device, 3), spread)
 
 
-def test_gradients_of_steps_are_read_and_written_in_far_rows(kernels, spread):
-    v_threshold = torch.rand(NEURONS) + 0.5
+def test_gradients_of_steps_are_read_and_written_in_far_rows(backend, spread):
+    kernels, device = backend
+    of_v, v_threshold = neurons(device)
 
     def run(grad_spike_seq, grad_v_seq, h_seq, grad_x_seq):
         kernels.multi_step_backward(
             *(grad_spike_seq, grad_v_seq, h_seq, v_threshold, 1, DYNAMICS),
             out_grad_x_seq=grad_x_seq,
-            out_grad_v=torch.zeros(NEURONS),
-            out_grad_threshold=torch.zeros(NEURONS),
+            out_grad_v=of_v,
+            out_grad_threshold=torch.zeros_like(of_v),
         )
 
-    assert_same(run, [rows(), rows(), rows()], [rows()], spread)
+    assert_same(run, rows(device, 3), rows(device, 1), spread)
 
 
-def test_codes_and_their_gradients_are_read_and_written_in_far_rows(kernels, spread):
-    v_threshold = torch.rand(NEURONS) + 0.5
+def test_codes_and_their_gradients_are_read_and_written_in_far_rows(backend, spread):
+    kernels, device = backend
+    of_threshold, v_threshold = neurons(device)
 
     def run(grad, x, code, grad_x):
         coding = (v_threshold, WEIGHTS, DYNAMICS)
         kernels.code(x, *coding, out_code=code)
         kernels.code_backward(
-            *(grad, x, *coding),
-            out_grad_x=grad_x,
-            out_grad_threshold=torch.zeros(NEURONS),
+            *(grad, x, *coding), out_grad_x=grad_x, out_grad_threshold=of_threshold
         )
 
-    assert_same(run, [rows(), rows()], [rows(), rows()], spread)
+    assert_same(run, rows(device, 2), rows(device, 2), spread)
