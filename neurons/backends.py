@@ -30,6 +30,7 @@ __all__ = [
     "available_backends",
     "check_backend",
     "kernels_for",
+    "requested_backend",
     "surrogate_for_kernels",
 ]
 
@@ -150,23 +151,21 @@ def available_backends(device: torch.device | str) -> dict[str, str]:
     return {name: _obstacle(name, torch.device(device).type) for name in _PREFERENCE}
 
 
-def kernels_for(backend: str, device: torch.device) -> Kernels:
-    """The kernels of `backend` for tensors on `device`.
-
-    "auto" is what `MAR_SNN_BACKEND` says or else the fastest that can run; which one it
-    became is logged once.
-
-    Raises:
-        ValueError: an unknown name.
-        RuntimeError: a backend asked for by name cannot run on `device`.
-    """
-    if backend == "auto":
-        backend = os.environ.get(ENVIRONMENT, "auto")
-    return _kernels_for(backend, device.type)
+def requested_backend(backend: str) -> str:
+    """What was asked for by name, with `MAR_SNN_BACKEND` in the place of "auto"."""
+    return os.environ.get(ENVIRONMENT, backend) if backend == "auto" else backend
 
 
 @functools.cache
-def _kernels_for(backend: str, device_type: str) -> Kernels:
+def kernels_for(backend: str, device_type: str) -> Kernels:
+    """The kernels of `backend` for tensors on devices of this type.
+
+    "auto" is the fastest that can run; which one it became is logged once.
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: a backend asked for by name cannot run there.
+    """
     check_backend(backend)
     if backend == "auto":
         # on the CPU Triton only interprets
@@ -198,9 +197,6 @@ def _obstacle(backend: str, device_type: str) -> str:
     return ""
 
 
-_reported: set[str] = set()
-
-
 def surrogate_for_kernels(
     surrogate_function: SurrogateFunction, backend: str
 ) -> tuple[str, float] | None:
@@ -210,22 +206,28 @@ def surrogate_for_kernels(
         RuntimeError: "triton" or "cupy" was asked for, and has no kernel for it.
     """
     known = kernel_surrogate(surrogate_function)
-    # the smooth primitive is for looking at, not for speed; and a compiler cannot log
-    compiling = torch.compiler.is_compiling()
-    if known or compiling or not emits_spikes(surrogate_function):
-        return known
-    name = type(surrogate_function).__name__
+    # the smooth primitive is for looking at, not for speed
+    if known is None and emits_spikes(surrogate_function):
+        _tell_that_there_is_no_kernel(type(surrogate_function).__name__, backend)
+    return known
+
+
+_reported: set[str] = set()
+
+
+@torch.compiler.assume_constant_result  # speaks while a graph is traced, too
+def _tell_that_there_is_no_kernel(surrogate: str, backend: str) -> None:
+    """Raise where a kernel was asked for by name, or else say it once."""
     if backend in _INSTALL:
         raise RuntimeError(
-            f"backend={backend!r} has no kernel for the surrogate {name}: use "
+            f"backend={backend!r} has no kernel for the surrogate {surrogate}: use "
             f"backend='auto', or one of {', '.join(KERNEL_SURROGATES)} of "
             "spikingjelly.activation_based.surrogate with a number for alpha"
         )
-    if name not in _reported:
-        _reported.add(name)
+    if surrogate not in _reported:
+        _reported.add(surrogate)
         logger.warning(
             "the surrogate %s has no kernel: its neurons run the reference equations, "
             "which take more time and memory",
-            name,
+            surrogate,
         )
-    return None

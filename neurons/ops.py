@@ -14,7 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mar_snn.neurons import reference
-from mar_snn.neurons.backends import Dynamics, kernels_for, surrogate_for_kernels
+from mar_snn.neurons.backends import (
+    Dynamics,
+    kernels_for,
+    requested_backend,
+    surrogate_for_kernels,
+)
 from mar_snn.neurons.layout import (
     as_channel_rows,
     as_rows,
@@ -57,6 +62,7 @@ def atmn_multi_step(
         ValueError: `x_seq` has no time step, or `v_threshold` does not fit.
         RuntimeError: the backend cannot run here, or has no kernel for the surrogate.
     """
+    backend = requested_backend(backend)
     surrogate = surrogate_for_kernels(surrogate_function, backend)
     fused = _is_fused_by_compiler(x_seq, backend)
     if surrogate is None or fused or len(x_seq) == 0:
@@ -109,6 +115,7 @@ def atmn_code(
     Raises:
         RuntimeError: the backend cannot run here, or has no kernel for the surrogate.
     """
+    backend = requested_backend(backend)
     surrogate: tuple[str | None, float] | None = (None, 1.0)
     if surrogate_function is not None:
         surrogate = surrogate_for_kernels(surrogate_function, backend)
@@ -168,7 +175,7 @@ def _multi_step(
         _, inner = channels(v_threshold, v.shape, order)
         kept = v_seq if store_v_seq else v_last.unsqueeze(0)
         with torch.cuda.device_of(x_seq):
-            kernels_for(backend, x_seq.device).multi_step(
+            kernels_for(backend, x_seq.device.type).multi_step(
                 as_rows(x_seq, order),
                 as_rows(v.unsqueeze(0), order)[0],
                 v_threshold.flatten(),
@@ -241,7 +248,7 @@ def _multi_step_backward(
             grad_v_seq = grad_v_seq.clone()
             grad_v_seq[-1] += grad_v
         with torch.cuda.device_of(h):
-            kernels_for(backend, h.device).multi_step_backward(
+            kernels_for(backend, h.device.type).multi_step_backward(
                 as_rows(grad_spike_seq, order),
                 as_rows(grad_v_seq, order),
                 as_rows(h_seq, order),
@@ -317,7 +324,7 @@ def _code(
     code = new_tensor(x.shape, order, x, x.dtype)
     if x.numel():
         with torch.cuda.device_of(x):
-            kernels_for(backend, x.device).code(
+            kernels_for(backend, x.device.type).code(
                 as_channel_rows(x, order),
                 v_threshold,
                 tuple(weights),
@@ -350,7 +357,7 @@ def _code_backward(
     grad_threshold = torch.zeros_like(v_threshold)
     if x.numel():
         with torch.cuda.device_of(x):
-            kernels_for(backend, x.device).code_backward(
+            kernels_for(backend, x.device.type).code_backward(
                 as_channel_rows(grad, order),
                 as_channel_rows(x, order),
                 v_threshold,

@@ -59,10 +59,11 @@ def kernel_surrogate(
     """
     name = type(surrogate_function).__name__
     alpha = getattr(surrogate_function, "alpha", None)
-    known = (
+    if (
         name in KERNEL_SURROGATES
         and type(surrogate_function) is getattr(surrogate, name)
         and isinstance(alpha, int | float)
         and emits_spikes(surrogate_function)
-    )
-    return (name, float(alpha)) if known and alpha is not None else None
+    ):
+        return name, float(alpha)
+    return None

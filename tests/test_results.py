@@ -85,7 +85,7 @@ def neurons():
     """The results, each row by what it measured."""
     rows = read_results("neurons-cpu.json")
     found = {(r["name"], r["steps"], r["dtype"]): r for r in rows["neuron_rows"]}
-    return lambda name, steps: found[name, steps, "torch.float32"]
+    return lambda name, steps, dtype: found[name, steps, f"torch.{dtype}"]
 
 
 def test_the_tables_of_the_neurons_are_those_of_the_committed_results():
@@ -99,28 +99,44 @@ def test_the_tables_of_the_neurons_are_those_of_the_committed_results():
         assert benchmark.markdown(rows) in page
 
 
-def test_a_step_of_many_costs_what_a_step_of_few_costs(neurons):
-    few, many = neurons("ATMNNode, torch", 4), neurons("ATMNNode, torch", 64)
+def test_bytes_and_their_share_of_a_copy_stand_beside_each_time():
+    results = read_results("neurons-cpu.json")
+    for row in results["neuron_rows"] + results["code_rows"]:
+        for key in ("forward", "both"):
+            rate = row[f"{key}_bytes"] / row[f"{key}_ns"] * 1e9
+            share = rate / results["copy_bytes_per_second"]
+            assert row[f"{key}_share_of_copy"] == pytest.approx(share)
+
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+
+
+@DTYPES
+def test_a_step_of_many_costs_what_a_step_of_few_costs(neurons, dtype):
+    few, many = (neurons("ATMNNode, torch", steps, dtype) for steps in (4, 64))
     for key in ("forward_ns", "both_ns"):
         assert many[key] <= 1.3 * few[key]
 
 
-def test_at_64_steps_training_is_four_times_faster_than_spikingjellys_ternary(neurons):
-    ours, theirs = neurons("ATMNNode, torch", 64), neurons("TernaryLIFNode", 64)
+@DTYPES
+def test_at_64_steps_training_is_four_times_faster_than_spikingjellys_ternary(
+    neurons, dtype
+):
+    ours, theirs = (
+        neurons(name, 64, dtype) for name in ("ATMNNode, torch", "TernaryLIFNode")
+    )
     assert 4 * ours["both_ns"] <= theirs["both_ns"]
 
 
 def test_the_coder_is_three_times_faster_than_the_loop_and_keeps_only_its_input():
     rows = read_results("neurons-cpu.json")["code_rows"]
-    for row in rows:
-        if row["name"] == "atmn_code, torch":
-            assert row["saved_per_byte_of_x"] <= 1.1
-            (loop,) = [
-                other
-                for other in rows
-                if other["name"] == "loop"
-                and all(other[k] == row[k] for k in ("steps", "gradient", "dtype"))
-            ]
-            if row["steps"] == 4:
-                assert row["rows"] == 4096
-                assert 3 * row["both_ns"] <= loop["both_ns"]
+    ours = [row for row in rows if row["name"] == "atmn_code, torch"]
+    loops = [row for row in rows if row["name"] == "loop"]
+    assert len(ours) == len(loops) == 5 * 2 * 2
+    for row, loop in zip(ours, loops, strict=True):
+        assert all(row[k] == loop[k] for k in ("steps", "gradient", "dtype", "rows"))
+        assert row["saved_per_byte_of_x"] <= 1.1
+        if row["steps"] == 4:
+            assert row["rows"] == 4096
+            assert 3 * row["forward_ns"] <= loop["forward_ns"]
+            assert 3 * row["both_ns"] <= loop["both_ns"]

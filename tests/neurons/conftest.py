@@ -34,7 +34,7 @@ def _forget_kernels() -> None:
     from mar_snn.neurons import backends
 
     sys.modules.pop("mar_snn.neurons.triton_kernels", None)
-    backends._kernels_for.cache_clear()
+    backends.kernels_for.cache_clear()
 
 
 def _mend_the_interpreter(patch: pytest.MonkeyPatch) -> None:

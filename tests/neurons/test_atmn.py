@@ -58,17 +58,19 @@ def test_the_gradient_of_a_is_worked_out_by_hand():
     assert node.a.grad.tolist() == [1.0]
 
 
-@pytest.mark.parametrize(("channel_dim", "axes"), [(1, "nchw"), (-1, "nhwc")])
-def test_each_channel_has_its_own_threshold_on_its_own_axis(channel_dim, axes):
-    node = ATMNNode(num_channels=3, channel_dim=channel_dim, step_mode="m", **RECT)
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("channel_dim", [0, 1, 2, 3, -1, -2, -3, -4])
+def test_each_channel_has_its_own_threshold_on_its_own_axis(channel_dim, step_mode):
+    node = ATMNNode(
+        num_channels=3, channel_dim=channel_dim, step_mode=step_mode, **RECT
+    )
     node.v_threshold = torch.tensor([0.5, 1.0, 2.0])
-    x_seq = torch.full((1, 2, 3, 5, 5), 0.75)
-    if channel_dim == -1:
-        x_seq = x_seq.movedim(2, -1)
-    spike_seq = node(x_seq)
-    per_channel = spike_seq.movedim(2 if channel_dim == 1 else -1, 0).flatten(1)
+    # channels first, then where they belong
+    x = torch.full((3, 2, 5, 5), 0.75).movedim(0, channel_dim)
+    spike = node(x) if step_mode == "s" else node(x.unsqueeze(0)).squeeze(0)
+    per_channel = spike.movedim(channel_dim, 0).flatten(1)
     assert per_channel.unique(dim=1).tolist() == [[1.0], [0.0], [0.0]]
-    spike_seq.sum().backward()
+    spike.sum().backward()
     # within half a unit of its threshold: channels 0 and 1, 2 * 5 * 5 values, dV/da = V
     torch.testing.assert_close(node.a.grad, torch.tensor([-25.0, -50.0, 0.0]))
 

@@ -1,5 +1,7 @@
 """What runs, what is said about it, and the sentence when it cannot."""
 
+import importlib
+import inspect
 import logging
 
 import pytest
@@ -14,8 +16,6 @@ from mar_snn.neurons.backends import (
     kernels_for,
 )
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(autouse=True)
 def _fresh_decisions(monkeypatch):
@@ -23,9 +23,9 @@ def _fresh_decisions(monkeypatch):
     monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(backends, "_reported", set())
-    backends._kernels_for.cache_clear()
+    kernels_for.cache_clear()
     yield
-    backends._kernels_for.cache_clear()
+    kernels_for.cache_clear()
 
 
 def installed(monkeypatch, *names):
@@ -34,13 +34,25 @@ def installed(monkeypatch, *names):
     )
 
 
-def test_the_torch_kernels_keep_the_contract():
-    assert isinstance(torch_kernels, Kernels)
+def parameters(function):
+    named = inspect.signature(function).parameters.values()
+    return [(p.kind, str(p)) for p in named if p.name != "self"]
+
+
+@pytest.mark.parametrize("name", ["torch", "triton", "cupy"])
+def test_the_kernels_of_every_backend_keep_the_contract(name):
+    if name == "triton":
+        pytest.importorskip("triton")
+    kernels = importlib.import_module(f"mar_snn.neurons.{name}_kernels")
+    assert isinstance(kernels, Kernels)
+    for function in kernels.__all__:
+        asked = parameters(getattr(Kernels, function))
+        assert parameters(getattr(kernels, function)) == asked
 
 
 @pytest.mark.parametrize("name", ["auto", "torch"])
 def test_torch_runs_everywhere(name):
-    assert kernels_for(name, CPU) is torch_kernels
+    assert kernels_for(name, "cpu") is torch_kernels
     assert ATMNNode(backend=name).backend == name
 
 
@@ -51,31 +63,44 @@ def test_auto_says_once_what_it_became(caplog):
     assert caplog.messages == ["ATMN runs on cpu with backend='torch'"]
 
 
-def test_auto_takes_the_first_that_a_gpu_can_run(monkeypatch):
+@pytest.mark.parametrize(
+    ("found", "chosen"),
+    [(("triton", "cupy"), "triton"), (("cupy",), "cupy"), ((), "torch")],
+)
+def test_auto_takes_the_first_that_a_gpu_can_run(monkeypatch, caplog, found, chosen):
+    if chosen == "triton":
+        pytest.importorskip("triton")
+    installed(monkeypatch, *found)
+    with caplog.at_level(logging.INFO, "mar_snn.neurons.backends"):
+        kernels = kernels_for("auto", "cuda")
+    assert kernels.__name__ == f"mar_snn.neurons.{chosen}_kernels"
+    assert caplog.messages == [f"ATMN runs on cuda with backend='{chosen}'"]
+
+
+def test_what_cannot_run_says_how_it_could(monkeypatch):
     installed(monkeypatch, "triton", "cupy")
     assert available_backends("cuda") == {"triton": "", "cupy": "", "torch": ""}
-    installed(monkeypatch, "cupy")
-    assert available_backends("cuda")["cupy"] == ""
-    assert "pip install triton" in available_backends("cuda")["triton"]
     installed(monkeypatch)
-    assert kernels_for("auto", torch.device("cuda")) is torch_kernels
+    obstacles = available_backends("cuda")
+    assert "pip install triton" in obstacles["triton"]
+    assert "pip install 'mar-snn[cupy]'" in obstacles["cupy"]
 
 
 def test_auto_never_interprets_triton_on_the_cpu(monkeypatch):
     installed(monkeypatch, "triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert available_backends("cpu")["triton"] == ""
-    assert kernels_for("auto", CPU) is torch_kernels
+    assert kernels_for("auto", "cpu") is torch_kernels
 
 
 def test_kernels_for_gpus_say_where_the_tensors_are(monkeypatch):
     installed(monkeypatch, "triton", "cupy")
     with pytest.raises(RuntimeError, match="run on GPUs, the tensors are on cpu"):
-        kernels_for("triton", CPU)
+        kernels_for("triton", "cpu")
     with pytest.raises(RuntimeError, match="NVIDIA GPUs, the tensors are on cpu; use"):
         ATMNNode(backend="cupy")(torch.ones(2))
     with pytest.raises(RuntimeError, match="use backend='auto', or one of 'torch'"):
-        kernels_for("cupy", CPU)
+        kernels_for("cupy", "cpu")
 
 
 def test_cuda_source_does_not_run_on_rocm(monkeypatch):
@@ -88,12 +113,16 @@ def test_cuda_source_does_not_run_on_rocm(monkeypatch):
 def test_the_environment_speaks_for_auto_and_for_nothing_else(monkeypatch):
     installed(monkeypatch, "triton")
     monkeypatch.setenv("MAR_SNN_BACKEND", "triton")
-    with pytest.raises(RuntimeError, match="backend='triton' cannot run here"):
-        kernels_for("auto", CPU)
-    assert kernels_for("torch", CPU) is torch_kernels
+    x = torch.ones(2)
+    for neuron in (ATMNNode(), ATMNCoder(2)):
+        with pytest.raises(RuntimeError, match="backend='triton' cannot run here"):
+            neuron(x)
+    assert ATMNNode(backend="torch")(x).tolist() == [1.0, 1.0]
     monkeypatch.setenv("MAR_SNN_BACKEND", "tritn")
     with pytest.raises(ValueError, match="'cupy', got 'tritn'"):
-        kernels_for("auto", CPU)
+        ATMNNode()(x)
+    monkeypatch.setenv("MAR_SNN_BACKEND", "torch")
+    assert ATMNNode()(x).tolist() == [1.0, 1.0]
 
 
 def test_a_missing_package_is_named_before_anything_runs(monkeypatch):
@@ -129,9 +158,15 @@ def test_a_smooth_surrogate_is_no_news(caplog):
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
+@pytest.mark.parametrize("by", ["argument", "environment"])
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
-def test_a_kernel_asked_for_by_name_is_not_replaced_in_silence(monkeypatch, backend):
+def test_a_kernel_asked_for_by_name_is_not_replaced_in_silence(
+    monkeypatch, backend, by
+):
     installed(monkeypatch, "triton", "cupy")
+    if by == "environment":
+        monkeypatch.setenv("MAR_SNN_BACKEND", backend)
+        backend = "auto"
     node = ATMNNode(surrogate_function=surrogate.Rect(), backend=backend)
     with pytest.raises(RuntimeError, match="no kernel for the surrogate Rect: use"):
         node(torch.ones(2))

@@ -384,7 +384,7 @@ def test_values_of_16_bits_are_rounded_to_nearest_and_ties_to_even(cupy):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_on_a_gpu_beside_work_on_another_stream(dtype):
     pytest.importorskip("cupy")
-    assert kernels_for("cupy", torch.device("cuda")) is cupy_kernels
+    assert kernels_for("cupy", "cuda") is cupy_kernels
     inputs = [x.cuda() for x in neurons(64, 128, dtype=dtype)]
     x_seq, _, v_threshold = inputs
     with torch.cuda.stream(torch.cuda.Stream()):

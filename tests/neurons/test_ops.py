@@ -3,8 +3,10 @@
 import pytest
 import torch
 from spikingjelly.activation_based import surrogate
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from mar_snn.neurons import ATMNNode, ops, reference, torch_kernels
+from mar_snn.neurons import ATMNNode, backends, ops, reference, torch_kernels
 from mar_snn.neurons.reference import membrane_dtype, readout_weights
 from mar_snn.neurons.surrogate import KERNEL_SURROGATES
 
@@ -221,6 +223,35 @@ def test_codes_of_every_layout(layout, time_steps):
         compare_code(x, torch.rand(5) + 0.5, surrogate_function, time_steps)
 
 
+class Sizes(TorchDispatchMode):
+    """The sizes of all that is made inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        self.seen += [t.numel() for t in tree_leaves(out) if torch.is_tensor(t)]
+        return out
+
+
+@pytest.mark.parametrize("name", [None, "ATan"])
+def test_a_code_of_many_steps_needs_the_memory_of_a_few_tiles(monkeypatch, name):
+    tile = 128
+    monkeypatch.setattr(torch_kernels, "_tile", lambda x: tile)
+    x, v_threshold, weights = torch.randn(64, 32), torch.ones(32), (1.0,) * 100
+    dynamics = backends.Dynamics(1.0, 1.0, name, 2.0, False)
+    out = {"out_grad_x": torch.zeros(64, 32), "out_grad_threshold": torch.zeros(32)}
+    with Sizes() as sizes:
+        torch_kernels.code(
+            *(x, v_threshold, weights, dynamics), out_code=out["out_grad_x"]
+        )
+        torch_kernels.code_backward(x, x, v_threshold, weights, dynamics, **out)
+    # up to three buffers are asked for at once
+    assert max(sizes.seen) <= 3 * tile < x.numel()
+
+
 def test_what_reaches_beyond_the_largest_code_has_no_slope():
     # T = 2, tau = 1/2, rho = 1: digits 1 and 1/2, saturated beyond 1.5 + 0.5
     x = torch.tensor([[1.9], [2.1], [float("inf")], [float("nan")]], requires_grad=True)
@@ -248,9 +279,10 @@ def test_a_code_without_a_kernel_is_the_reference():
 # ---- as PyTorch sees them
 
 
-def test_the_operations_pass_pytorchs_own_checks():
-    x = torch.randn(3, 4, 5, requires_grad=True)
-    v, v_threshold = torch.randn(4, 5), torch.rand(5) + 0.5
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_operations_pass_pytorchs_own_checks(layout):
+    x = LAYOUTS[layout](torch.randn(3, 2, 3, 4, 5).bfloat16()).requires_grad_()
+    v, v_threshold = torch.randn(2, 3, 4, 5), torch.rand(5) + 0.5
     how = (1.7, 0.8, "ATan", 2.0, False, "auto")
     for store_v_seq in (False, True):
         passed = torch.library.opcheck(

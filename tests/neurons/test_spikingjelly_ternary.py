@@ -5,13 +5,8 @@ import torch
 from spikingjelly.activation_based import neuron, surrogate
 
 from mar_snn.neurons import ATMNNode
+from tests.neurons.test_surrogate import ALL
 
-SURROGATES = [
-    surrogate.Sigmoid,
-    surrogate.ATan,
-    surrogate.PiecewiseQuadratic,
-    surrogate.Rect,
-]
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
@@ -38,7 +33,7 @@ def assert_same_as(twin, node, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("surrogate_class", SURROGATES)
+@pytest.mark.parametrize("surrogate_class", ALL)
 @pytest.mark.parametrize("detach_reset", [False, True])
 @pytest.mark.parametrize("tau", [1.5, 2.0, 4.0])
 @pytest.mark.parametrize("v_threshold", [0.7, 1.0])
@@ -66,7 +61,7 @@ def test_a_tau_of_one_is_ternary_if(dtype):
     assert_same_as(twin, node, dtype)
 
 
-@pytest.mark.parametrize("surrogate_class", SURROGATES)
+@pytest.mark.parametrize("surrogate_class", [surrogate.Sigmoid, surrogate.Rect])
 def test_the_continuous_mode_is_the_same_too(surrogate_class):
     smooth = surrogate_class(spiking=False)
     settings = {"step_mode": "m", "v_reset": None, "surrogate_function": smooth}

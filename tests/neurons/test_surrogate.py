@@ -11,6 +11,7 @@ from mar_snn.neurons.surrogate import (
     ternary_spike,
 )
 
+#: all that have a gradient and stand for a step function
 ALL = [
     surrogate.PiecewiseQuadratic,
     surrogate.PiecewiseExp,
@@ -30,8 +31,21 @@ ALL = [
     surrogate.DeterministicPass,
     surrogate.Rect,
 ]
+#: one fires by chance, from probabilities; the other counts, and not to one
+OTHERS = [surrogate.PoissonPass, surrogate.MultiLevelSpikeCount]
 H = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
 ONE = torch.ones(1, dtype=torch.float64)
+
+
+def test_no_surrogate_of_spikingjelly_is_left_out():
+    base = surrogate.SurrogateFunctionBase
+    found = {
+        kind
+        for kind in vars(surrogate).values()
+        if isinstance(kind, type) and issubclass(kind, base) and kind is not base
+    }
+    assert found == {*ALL, *OTHERS}
+    assert {kind.__name__ for kind in ALL} > set(KERNEL_SURROGATES)
 
 
 @pytest.mark.parametrize("surrogate_class", ALL)
