@@ -49,7 +49,8 @@ _CONVENTIONS = {
     "reset": "one addition a spike",
     "node": "as executed: a [T, N, ...] input costs T dense passes in the baseline too",
     "bias": "bias_add, priced as an addition",
-    "scan": "recurrent form, whatever algorithm ran",
+    "scan": "in a module with a rule the recurrent form, whatever algorithm ran; "
+    "elsewhere the operations that ran",
     "batch norm": "1 multiplication and 1 addition an element, with stored statistics",
     "both operands spikes": "coincidences, priced as accumulations",
     "scope": "forward passes of the model's modules",
@@ -252,6 +253,7 @@ def _profile(profile: EnergyProfile) -> dict[str, Any]:
                 "node_nm": profile.node_nm,
                 "voltage_v": profile.voltage_v,
                 "source": price.source,
+                "checked": price.checked,
                 "note": price.note,
             }
             for kind, price in profile.prices.items()
@@ -273,6 +275,7 @@ def _memory(profile: EnergyProfile) -> dict[str, Any]:
                 "node_nm": profile.node_nm,
                 "voltage_v": profile.voltage_v,
                 "source": tier.source,
+                "checked": tier.checked,
                 "note": tier.note,
             }
             for tier in profile.memory
