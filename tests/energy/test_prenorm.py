@@ -46,7 +46,7 @@ def test_a_fused_norm_reads_its_weights_and_moves_the_residual(count_model):
     counter = count_model(
         model(PATHS[0], RMS, mlp=False, fused=True), torch.rand(2, 3, WIDTH)
     )
-    first, second, last = (
+    last, first, second = (
         row for row in counter.rows() if row.name in ("layers.0", "layers.1", "")
     )
     tensor, weight = ROWS * WIDTH * 4, WIDTH * 4

@@ -108,6 +108,13 @@ def test_the_figures_at_7_nm_are_those_of_jouppi(name, mac, mul, add, accumulato
         ),
     ],
 )
+def test_memory_is_priced_for_an_access_of_64_bits(node, tiers):
+    memory = get_profile(node).memory
+    assert {t.name: (t.low_pj, t.high_pj) for t in memory} == tiers
+    assert {t.access_bits for t in memory} == {64}
+    assert all(t.source for t in memory)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_constant_says_how_it_was_checked(name):
     profile = get_profile(name)
@@ -123,13 +130,6 @@ def test_the_drams_at_7_nm_are_interfaces_only():
     dram = [t for t in get_profile("jouppi-7nm-fp32").memory if t.kind == "dram"]
     assert len(dram) == 3
     assert all("interface alone" in tier.note for tier in dram)
-
-
-def test_memory_is_priced_for_an_access_of_64_bits(node, tiers):
-    memory = get_profile(node).memory
-    assert {t.name: (t.low_pj, t.high_pj) for t in memory} == tiers
-    assert {t.access_bits for t in memory} == {64}
-    assert all(t.source for t in memory)
 
 
 def test_a_byte_costs_its_share_of_an_access_between_the_tiers_of_its_kind():

@@ -310,7 +310,11 @@ def _excluded(run: CountedRun, profile: EnergyProfile) -> list[dict[str, Any]]:
         for field, count in profile.unpriced(run.total).items()
     ]
     uncounted = [
-        {"what": name, "why": "no rule", "count": count}
+        {
+            "what": name,
+            "why": f"no rule, {100 * count / run.calls:.3g} % of calls",
+            "count": count,
+        }
         for name, count in run.uncounted.items()
     ]
     never = [
