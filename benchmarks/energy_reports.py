@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from spikingjelly.activation_based import functional, layer, surrogate
+from spikingjelly.activation_based import base, functional, layer, surrogate
 from spikingjelly.activation_based.model import spiking_vgg
 from torch import Tensor, nn
 
@@ -23,11 +23,17 @@ ROOT = Path(__file__).parent.parent
 REPORTS = Path("docs/reports")
 
 
+class NoPool(nn.Identity, base.StepModule):
+    """Hands on the spikes, whose mean would be no spike."""
+
+    step_mode = "m"
+
+
 class SpikingVGG(nn.Module):
     """VGG-11 for 10 classes, shown a still image of 32 x 32 pixels for four steps.
 
-    Of such an image one pixel of 512 channels reaches the classifier, which therefore
-    has 512 inputs and no pooling before it: means of spikes would be no spikes.
+    Of such an image one pixel of 512 channels is left for the classifier, which so has
+    512 inputs and no pooling before it.
     """
 
     def __init__(self) -> None:
@@ -37,7 +43,7 @@ class SpikingVGG(nn.Module):
             spiking_neuron=ATMNNode,
             surrogate_function=surrogate.ATan(),
         )
-        self.net.avgpool = nn.Identity()
+        self.net.avgpool = NoPool()
         self.net.classifier[0] = layer.Linear(512, 4096)
         functional.set_step_mode(self.net, "m")
 
@@ -54,10 +60,12 @@ def vgg() -> tuple[nn.Module, Tensor]:
     """
     torch.manual_seed(0)
     net, images = SpikingVGG(), torch.rand(8, 3, 32, 32)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # what it saw last
     with torch.no_grad():
-        for _ in range(10):
-            net(images)
-            functional.reset_net(net)
+        net(images)
+    functional.reset_net(net)
     return net.eval(), images
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -44,6 +45,8 @@ from mar_snn.energy.reporting.sensitivity import at_profile
 
 console = Console()
 FUNCTION = re.compile(r"[\w.]+:[\w.]+")  # package.module:function
+#: what transformers calls the cache, from version to version and model to model
+CACHES = ("cache", "past_key_values", "cache_params")
 #: options that only a language model has, and only a function
 ABOUT_TEXT = ("text", "tokenizer", "context", "decode", "dtype")
 ABOUT_FUNCTIONS = ("inputs",)
@@ -239,13 +242,16 @@ def run(subject: Subject, batches: Iterable[Any], options: Namespace) -> None:
             else:
                 output = module(*(batch if isinstance(batch, tuple) else (batch,)))
         for _ in range(options.decode):
-            names = {"past_key_values", "cache_params"} & output.keys()
-            if not names:
-                raise ValueError(f"--decode needs a cache, {subject.name} returns none")
-            state = {name: output[name] for name in names}
-            next_id = output.logits[:, -1:].argmax(-1)
+            # a cache may be returned by one of its names and taken by another
+            given = [output[name] for name in CACHES if name in set(output)]
+            takes = [
+                name for name in CACHES if name in signature(module.forward).parameters
+            ]
+            if not (given and takes):
+                raise ValueError(f"--decode needs a cache, {subject.name} has none")
+            next_id = output["logits"][:, -1:].argmax(-1)
             with phase("decode"):
-                output = module(next_id, use_cache=True, **state)
+                output = module(next_id, use_cache=True, **{takes[0]: given[0]})
 
 
 def count(subject: Subject, options: Namespace) -> None:

@@ -24,7 +24,13 @@ from mar_snn.energy.reporting.prices import EnergyProfile
 from mar_snn.energy.reporting.statistics import units_of_batches
 from mar_snn.energy.rules.registry import RULES_VERSION
 
-__all__ = ["NOT_INCLUDED", "check_methodology", "count_tokens", "write_methodology"]
+__all__ = [
+    "NOT_INCLUDED",
+    "NOT_STATED",
+    "check_methodology",
+    "count_tokens",
+    "write_methodology",
+]
 
 #: What no rule counts, and why.
 NOT_INCLUDED = {
@@ -36,7 +42,8 @@ NOT_INCLUDED = {
     "sampling and input encoding": "runs outside the model's forward",
 }
 
-#: What the caller alone knows of the workload.
+#: What stands where the caller tells nothing, of what it alone knows of the workload.
+NOT_STATED = "not stated"
 STATED = (
     "model", "model_revision", "dataset", "split", "dataset_revision", "samples",
     "batch", "context", "seed",
@@ -201,7 +208,7 @@ def _workload(
         raise ValueError(
             f"workload must hold numbers, words and lists of them: {error}"
         ) from error
-    return known | dict.fromkeys(STATED, "not stated") | told
+    return known | dict.fromkeys(STATED, NOT_STATED) | told
 
 
 def _conventions(run: CountedRun) -> dict[str, str]:

@@ -119,5 +119,5 @@ def test_a_model_without_a_cache_cannot_decode(example):
     batch = {"input_ids": torch.tensor([[1]]), "use_cache": True}
     subject = example.Subject("it", SpikeOpCounter(Forgetful()), [batch], {"token": 1})
     options = example.Namespace(device="cpu", decode=1)
-    with pytest.raises(ValueError, match="--decode needs a cache, it returns none"):
+    with pytest.raises(ValueError, match="--decode needs a cache, it has none"):
         example.run(subject, [batch], options)
