@@ -1,5 +1,6 @@
 """The report of a language model, from its text to its files."""
 
+import functools
 import hashlib
 
 import torch
@@ -124,6 +125,7 @@ def test_tokens_are_decoded_as_generate_does(run, example, models, text, monkeyp
     fed = []
     forward = LlambaForCausalLM.forward
 
+    @functools.wraps(forward)
     def listen(self, input_ids, **keywords):
         fed.append(input_ids)
         return forward(self, input_ids, **keywords)
