@@ -13,6 +13,7 @@ from mar_snn.energy.rules.scan import (
     chunked_scan,
     price_causal_convolution,
     price_scan,
+    products_in_documents,
     recurrent_scan,
 )
 from mar_snn.llamba.modeling_llamba import CausalConv1d
@@ -124,6 +125,42 @@ def test_tokens_at_the_start_see_the_taps_there_are():
     assert causal_products(5, 3) == 1 + 2 + 3 + 3 + 3
     assert causal_products(5, 3, before=2) == 15
     assert causal_products(1, 4, before=1) == 2
+
+
+def products_one_by_one(rows, taps, *, before):
+    """Every product of a channel, looked for."""
+    found = 0
+    for row in rows:
+        for t, document in enumerate(row):
+            for source in range(t - taps + 1, t + 1):
+                if source >= 0:
+                    found += row[source] == document
+                else:  # the state, which only the first document goes on from
+                    found += before and document == row[0]
+    return found
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("taps", [1, 3, 4])
+@pytest.mark.parametrize(
+    "rows", [[[0, 0, 1, 1, 1, 1, 2]], [[3, 3, 3], [0, 1, 2]], [[5]], [[0, 0], [0, 1]]]
+)
+def test_no_token_sees_another_document(rows, taps, before):
+    counted = products_in_documents(torch.tensor(rows), taps, before=before)
+    assert int(counted) == products_one_by_one(rows, taps, before=before)
+
+
+def test_documents_in_a_row_are_convolved_afresh():
+    module, x = CausalConv1d(2, 3, bias=False), torch.rand(1, 5, 2)
+    with torch.no_grad():
+        output = module(x, None)
+    seq_idx = torch.tensor([[0, 0, 1, 1, 1]])
+    call = ModuleCall(
+        module, (x,), {"seq_idx": seq_idx}, output, None, None,
+        settings=SimpleNamespace(padding="exclude"),
+    )  # fmt: skip
+    # 1 + 2 and 1 + 2 + 3 products of two channels
+    assert int(price_causal_convolution(call).ops["mac"]) == 2 * 9
 
 
 @pytest.mark.parametrize(
