@@ -11,6 +11,7 @@ module and its inputs. Inputs are a tensor [samples, ...], or a function of the 
 size that returns a batch: a tensor, a tuple of arguments or a dictionary of keywords.
 """
 
+import hashlib
 import re
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -18,8 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -43,8 +45,16 @@ from mar_snn.energy.reporting.sensitivity import at_profile
 
 console = Console()
 FUNCTION = re.compile(r"[\w.]+:[\w.]+")  # package.module:function
+#: what transformers calls the cache, from version to version and model to model
+CACHES = ("cache", "past_key_values", "cache_params")
+#: options that only a language model has, and only a function
+ABOUT_TEXT = ("text", "tokenizer", "context", "decode", "dtype")
+ABOUT_FUNCTIONS = ("inputs",)
 #: what bad input raises in what it is given to
-ERRORS = (AttributeError, ImportError, LookupError, OSError, RuntimeError, ValueError)
+ERRORS = (
+    AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
 @dataclass
@@ -108,7 +118,7 @@ def parse_arguments() -> Namespace:
     add("--inputs", help="package.module:name of the inputs, if MODEL is a function")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--batch-size", dest="batch", default=1, type=int, help="samples of a pass")
+    add("--batch-size", default=1, type=int, help="samples of a pass")
     add("--context", default=128, type=int, help="tokens of a sample of the text")
     add("--samples", default=8, type=int, help="samples at most")
     add("--decode", default=0, type=int, help="tokens to write after each sample")
@@ -121,11 +131,16 @@ def parse_arguments() -> Namespace:
     add("--measure", action="store_true", help="read energy sensors too: minutes")
     add("--output_dir", "--output-dir", default="outputs/energy_report")
     options = parser.parse_args()
-    for name in ("batch", "context", "samples", "depth", "decode"):
-        if vars(options)[name] < (least := int(name != "decode")):
-            parser.error(f"--{name} must be {least} or more, got {vars(options)[name]}")
-    if options.decode and FUNCTION.fullmatch(options.model):
-        parser.error("--decode needs a language model, not a function")
+    given = vars(options)
+    for name in ("batch_size", "context", "samples", "depth", "decode"):
+        if given[name] < (least := int(name != "decode")):
+            option = name.replace("_", "-")
+            parser.error(f"--{option} must be {least} or more, got {given[name]}")
+    is_function = FUNCTION.fullmatch(options.model) is not None
+    for name in ABOUT_TEXT if is_function else ABOUT_FUNCTIONS:
+        if given[name] != parser.get_default(name):
+            kind = "a language model" if is_function else "a package.module:function"
+            parser.error(f"--{name} needs {kind}, got {options.model}")
     return options
 
 
@@ -142,28 +157,30 @@ def load_model(name: str, options: Namespace) -> tuple[SpikeOpCounter, Any]:
     """The counter of a model, and the inputs that came with it."""
     torch.manual_seed(options.seed)
     if FUNCTION.fullmatch(name):
-        made = imported(name)()
+        make = imported(name)
+        with blame(f"{name}() failed"):
+            made = make()
         module, inputs = made if isinstance(made, tuple) else (made, None)
         if not isinstance(module, nn.Module):
             raise ValueError(f"{name} made no module but a {type(module).__name__}")
     else:
-        dtype, inputs = getattr(torch, options.dtype, "auto"), None
+        inputs = None
         with blame(f"{name} is no causal language model, nor package.module:function"):
-            module = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    module = module.to(options.device).eval()
+            module = AutoModelForCausalLM.from_pretrained(name, dtype=options.dtype)
+    with blame(f"--device {options.device}"):
+        module = module.to(options.device).eval()
     return SpikeOpCounter(module, spikes=options.spikes), inputs
 
 
 def imported(reference: str) -> Any:
     """What package.module:name names."""
-    module, _, name = reference.partition(":")
     with blame(f"{reference} is no package.module:name"):
-        return getattr(import_module(module), name)
+        return resolve_name(reference)
 
 
 def load_inputs(inputs: Any, options: Namespace) -> tuple[list[Any], dict[str, int]]:
     """Batches of equal size for MODEL, and how much they have of each unit."""
-    is_text, size = not FUNCTION.fullmatch(options.model), options.batch
+    is_text, size = not FUNCTION.fullmatch(options.model), options.batch_size
     if is_text:
         inputs = read_text(options)
     elif options.inputs:
@@ -225,13 +242,16 @@ def run(subject: Subject, batches: Iterable[Any], options: Namespace) -> None:
             else:
                 output = module(*(batch if isinstance(batch, tuple) else (batch,)))
         for _ in range(options.decode):
-            names = {"past_key_values", "cache_params"} & output.keys()
-            if not names:
-                raise ValueError(f"--decode needs a cache, {subject.name} returns none")
-            state = {name: output[name] for name in names}
-            next_id = output.logits[:, -1:].argmax(-1)
+            # a cache may be returned by one of its names and taken by another
+            given = [output[name] for name in CACHES if name in set(output)]
+            takes = [
+                name for name in CACHES if name in signature(module.forward).parameters
+            ]
+            if not (given and takes):
+                raise ValueError(f"--decode needs a cache, {subject.name} has none")
+            next_id = output["logits"][:, -1:].argmax(-1)
             with phase("decode"):
-                output = module(next_id, use_cache=True, **state)
+                output = module(next_id, use_cache=True, **{takes[0]: given[0]})
 
 
 def count(subject: Subject, options: Namespace) -> None:
@@ -244,7 +264,10 @@ def count(subject: Subject, options: Namespace) -> None:
 def measure_all(subject: Subject, options: Namespace) -> None:
     """Run all batches for as long as sensors need; Ctrl-C leaves what they had."""
     unit, units = next(iter(subject.units.items()))
-    meter = EnergyMeter(conditions={"unit": unit, "batch": options.batch})
+    conditions = {"unit": unit, "batch": options.batch_size}
+    if unit == "token":
+        conditions |= {"context": options.context, "decode": options.decode}
+    meter = EnergyMeter(conditions=conditions)
     work = partial(run, subject, subject.batches, options)
     try:
         measured = measure(work, units=units, meter=meter)
@@ -256,15 +279,26 @@ def measure_all(subject: Subject, options: Namespace) -> None:
 def price(subject: Subject, profile: str, options: Namespace) -> EnergyReport:
     """The counts at the prices of a profile."""
     tokens, samples = subject.units.get("token"), subject.units["sample"]
-    text = "/".join(Path(options.text).parts[-2:])
     config = getattr(subject.counter.model, "config", None)
-    workload = {name: vars(options)[name] for name in ("batch", "decode", "seed")} | {
-        "model": Path(subject.name).name,
+    local = Path(subject.name)
+    workload = {
+        # a path says where it lay, a name of the hub whose it is
+        "model": local.name if local.exists() else subject.name,
         "model_revision": getattr(config, "_commit_hash", None) or "local files",
-        "dataset": text if tokens else options.inputs or options.model,
-        "context": options.context if tokens else None,
+        "dataset": options.inputs or options.model,
         "samples": samples,
+        "batch": options.batch_size,
+        "context": None,
+        "seed": options.seed,
     }
+    if tokens:
+        digest = hashlib.sha256(Path(options.text).read_bytes()).hexdigest()
+        workload |= {
+            "dataset": "/".join(Path(options.text).parts[-2:]),
+            "dataset_revision": f"sha256 {digest[:16]}",
+            "context": options.context,
+            "decode": options.decode,
+        }
     per = options.per or next(iter(subject.units))
     told = {"per": per, "workload": workload, "measured": subject.measured}
     return subject.counter.report(profile, tokens=tokens, samples=samples, **told)

@@ -242,7 +242,7 @@ def plot_profiles(
                 ax.plot(
                     line.ratio, [place + offset] * 2, color=_MEMORY[line.memory],
                     linewidth=7, solid_capstyle="butt",
-                    marker="|" if _point(line) else "",
+                    marker="|", markersize=9,  # seen where the interval is a point
                     label=None if name in labelled else name,
                 )  # fmt: skip
                 labelled.add(name)
@@ -301,7 +301,7 @@ def plot_break_even(report: EnergyReport, ax: Axes | None = None) -> Axes:
         horizontalalignment="right",
     )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlim=(x[0], x[-1]))
-    ax.set_ylim(min(0.5, curve.min()), max(compute / x[0], 2.0 * found.ceiling))
+    ax.set_ylim(min(0.2, curve.min()), max(compute / x[0], 2.0 * found.ceiling))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
@@ -309,7 +309,7 @@ def plot_break_even(report: EnergyReport, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("T·rate: spikes for each dense MAC of the spiking projections")
     ax.set_ylabel("modelled energy, dense / spiking")
     ax.set_title(_caption(report), loc="left", fontsize="small")
-    # the corner below the curves is always free
+    # the corner below the curves, and below 1, is always free
     ax.legend(loc="lower left", frameon=False, fontsize="small")
     return ax
 
@@ -371,12 +371,6 @@ def _merge_small(stacks: dict[str, list[float]]) -> dict[str, list[float]]:
     if any(others):
         merged[_OTHERS] = others
     return merged
-
-
-def _point(line: Traffic) -> bool:
-    """Whether the interval of the ratio has no width, and would not be seen."""
-    low, high = line.ratio
-    return low == high
 
 
 def _stage(

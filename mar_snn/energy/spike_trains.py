@@ -286,7 +286,7 @@ class SpikeTrains:
 
     def before_write(self, written: list[Tensor]) -> None:
         """Drop every declaration about memory that is going to be written to."""
-        if not self._trains:
+        if not written or not self._trains:
             return
         storages = {storage_of(tensor) for tensor in written}
         for tensor, train in list(self._trains.items()):
@@ -335,9 +335,6 @@ class Writes:
             for index, argument in enumerate(func._schema.arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
-
-    def __bool__(self) -> bool:
-        return bool(self._places)
 
     def of(self, args: tuple[Any, ...], kwargs: Any) -> list[Tensor]:
         """The tensors that a call writes to."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,26 +22,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mar_snn.energy.accumulate import Key, Ledger, RowTally, numbers_of
 from mar_snn.energy.firing import FiringTally
 from mar_snn.energy.groups import group_of
+from mar_snn.energy.handling import Handling
 from mar_snn.energy.inference import Inference, Open, Site, Spikes
 from mar_snn.energy.rules.registry import (
-    OPERANDS,
     CountingSettings,
     ModuleCall,
-    ModuleRule,
     OpCall,
-    OpRule,
+    RuleOfModule,
     find_module_rule,
-    find_op_rule,
-    is_composite,
-    is_free,
 )
-from mar_snn.energy.spike_trains import (
-    Events,
-    SpikeTrain,
-    SpikeTrains,
-    Writes,
-    is_followed,
-)
+from mar_snn.energy.spike_trains import Events, SpikeTrain, SpikeTrains
+from mar_snn.energy.unseen import Unseen
 from mar_snn.energy.weights import Weights
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 
@@ -53,7 +44,16 @@ _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 class _Frame:
     """A module whose forward is running."""
 
-    __slots__ = ("events", "module", "name", "numbers", "opaque", "row", "rule")
+    __slots__ = (
+        "events",
+        "module",
+        "name",
+        "numbers",
+        "opaque",
+        "row",
+        "rule",
+        "sealed",
+    )
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -62,24 +62,14 @@ class _Frame:
         self.name = ""
         self.row: RowTally | None = None
         #: its module rule
-        self.rule: ModuleRule | None = None
-        #: whether it or a module around it is priced as a whole
-        self.opaque = False
+        self.rule: RuleOfModule | None = None
+        #: whether a rule prices the operations of this forward; those of all modules
+        #: inside as well
+        self.opaque = self.sealed = False
         #: what it declared
         self.events: Events | None = None
         #: how often each operation ran in it so far
         self.numbers: Counter[OpOverload] = Counter()
-
-
-class _Handling(NamedTuple):
-    """What to do about an operation, looked up once."""
-
-    rule: OpRule | None
-    free: bool
-    composite: bool
-    writes: Writes
-    followed: bool
-    operands: tuple[int, int] | None
 
 
 class Watch:
@@ -120,7 +110,8 @@ class Watch:
     def _forget(self) -> None:
         self._frames: list[_Frame] = []
         self._trains, self._weights = SpikeTrains(), Weights()
-        self._handlings: dict[OpOverload, _Handling] = {}
+        self._unseen = Unseen()
+        self._handlings: dict[OpOverload, Handling] = {}
         self._rows: dict[tuple[nn.Module, str], RowTally] = {}
         #: the frame of the model itself, and of the outermost module of the model
         self._root: _Frame | None = None
@@ -152,8 +143,9 @@ class Watch:
         if self._frames:
             outer = self._frames[-1]
             frame.name, frame.row = outer.name, outer.row
-            frame.opaque, frame.numbers = outer.opaque, outer.numbers
-        if not frame.opaque and module in self._names and self._looking:
+            frame.opaque, frame.sealed = outer.opaque, outer.sealed
+            frame.numbers = outer.numbers
+        if not frame.sealed and module in self._names and self._looking:
             if self._outermost is None:
                 self._outermost = frame
                 self._weights.collect(self._model)
@@ -166,6 +158,7 @@ class Watch:
             frame.row.calls += 1
             frame.rule = find_module_rule(type(module))
             frame.opaque = frame.rule is not None
+            frame.sealed = frame.rule is not None and frame.rule.whole
         self._frames.append(frame)
 
     def _leave_module(self, module: nn.Module, args: Any, *rest: Any) -> None:
@@ -177,6 +170,8 @@ class Watch:
             if found and frame.rule and frame.row and whole and self._looking:
                 self._price_module(frame, frame.rule, frame.row, args, *rest)
             if frame is self._root:
+                if found and whole:
+                    self._list(self._unseen.returned(rest[1]))
                 with self.pause():
                     self._ledger.end_batch(whole=found and whole)
                 self._root = None
@@ -201,7 +196,7 @@ class Watch:
     def _price_module(
         self,
         frame: _Frame,
-        rule: ModuleRule,
+        rule: RuleOfModule,
         row: RowTally,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
@@ -215,8 +210,9 @@ class Watch:
             return self._declare(SpikeEvent(frame.module, units, tensor), readout)
 
         self.calls += 1
+        self._list(self._unseen.taken((*args, *kwargs.values())))
         with self.pause():
-            cost = rule(
+            cost = rule.price(
                 ModuleCall(
                     frame.module,
                     args,
@@ -288,23 +284,29 @@ class Watch:
     ) -> Any:
         """Run one operation, and have it priced; only the dispatch mode calls this."""
         frame = self._frames[-1] if self._frames else None
-        handling = self._handlings.get(func) or self._handle(func)
-        if not self._looking or (frame is not None and frame.opaque):
-            if handling.writes:
-                self._trains.before_write(handling.writes.of(args, kwargs))
-            return func(*args, **kwargs)
-        if handling.composite:
+        handling = self._handlings.get(func)
+        if handling is None:
+            handling = self._handlings[func] = Handling.of(func)
+        looking = self._looking and not (frame is not None and frame.sealed)
+        if looking and handling.composite:
             with mode:
                 return func._op_dk(_COMPOSITE, *args, **kwargs)
-        if handling.writes:
-            self._trains.before_write(handling.writes.of(args, kwargs))
+        written = handling.writes.of(args, kwargs)
+        self._trains.before_write(written)
+        self._unseen.written(written)
         out = func(*args, **kwargs)
+        if not looking:
+            return out
         if handling.followed:
             self._trains.follow(func, args, kwargs, out)
         if frame is None or frame.row is None:
             return out
         self._weights.follow(args, kwargs, out)
+        if frame.opaque:
+            return out
         self.calls += 1
+        inputs = (*args, *kwargs.values())
+        self._list(self._unseen.follow(func, inputs, out, type(frame.module).__name__))
         if handling.rule is None:
             if not handling.free:
                 self.uncounted[str(func)] += 1
@@ -317,7 +319,7 @@ class Watch:
         self,
         frame: _Frame,
         row: RowTally,
-        handling: _Handling,
+        handling: Handling,
         call: tuple[OpOverload, tuple[Any, ...], dict[str, Any], Any],
     ) -> bool:
         """Have one operation priced; False where its rule has no answer."""
@@ -344,18 +346,10 @@ class Watch:
             self._ledger.add_number(row, key, number)
         return numbers is not None
 
-    def _handle(self, func: OpOverload) -> _Handling:
-        rule, free = find_op_rule(func), is_free(func)
-        handling = _Handling(
-            rule=rule,
-            free=free,
-            composite=rule is None and not free and is_composite(func),
-            writes=Writes(func),
-            followed=is_followed(func),
-            operands=OPERANDS.get(func.overloadpacket),
-        )
-        self._handlings[func] = handling
-        return handling
+    def _list(self, modules: set[str]) -> None:
+        """List what kernels did in these modules that torch did not see."""
+        self.calls += len(modules)
+        self.uncounted.update(f"a kernel unknown to torch, in {m}" for m in modules)
 
 
 def _columns(

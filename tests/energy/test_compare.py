@@ -53,6 +53,12 @@ def test_the_comparison_prints_differences_with_their_sign():
     assert text_of(found.table()) == text_of(found)
 
 
+def test_models_go_by_the_names_that_were_stated():
+    named = EnergyReport.of(RUN, "horowitz-45nm-fp32", workload={"model": "student"})
+    found = EnergyReport.compare(report(), named)
+    assert found.names == ("Tiny", "student")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

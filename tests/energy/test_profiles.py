@@ -115,6 +115,23 @@ def test_memory_is_priced_for_an_access_of_64_bits(node, tiers):
     assert all(t.source for t in memory)
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_constant_says_how_it_was_checked(name):
+    profile = get_profile(name)
+    for entry in (*profile.prices.values(), *profile.memory):
+        assert entry.checked.startswith("equal in ")
+    # two values of different standing are both told of
+    checked = get_profile("jouppi-7nm-bf16").mac.checked
+    assert "one public quotation" in checked
+    assert "several public quotations" in checked
+
+
+def test_the_drams_at_7_nm_are_interfaces_only():
+    dram = [t for t in get_profile("jouppi-7nm-fp32").memory if t.kind == "dram"]
+    assert len(dram) == 3
+    assert all("interface alone" in tier.note for tier in dram)
+
+
 def test_a_byte_costs_its_share_of_an_access_between_the_tiers_of_its_kind():
     profile = get_profile("horowitz-45nm-fp32")
     # 10 / 8 and 100 / 8; 1300 / 8 and 2600 / 8

@@ -55,6 +55,33 @@ def test_a_rule_without_an_answer_leaves_the_operation_uncounted(call, unpriced)
     assert counter.run().uncounted == {str(TWIST): 1}
 
 
+def test_a_rule_may_leave_the_modules_inside_to_themselves(unpriced, fire):
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.neuron, self.inner = fire(), nn.Linear(3, 2, bias=False)
+
+        def forward(self, x):
+            # spikes are followed through what the rule stands for
+            return unpriced(self.inner(self.neuron(x).unsqueeze(0).squeeze(0)))
+
+    @register_module_rule(Gate, children="counted")
+    def price_gate(call):
+        return Cost({"special": call.output.numel()})
+
+    counter = count(Gate(), torch.tensor([[1.0, 0, -1]]))
+    assert [(row.name, row.ops) for row in counter.rows()] == [
+        ("", OpCounts(special=2)),
+        ("inner", OpCounts(dense_mac=6, ac_add=2, ac_sub=2, sop_unit=4)),
+    ]
+    assert counter.run().uncounted == {}
+
+
+def test_children_are_priced_or_counted():
+    with pytest.raises(ValueError, match="must be 'priced' or 'counted', got 'both'"):
+        register_module_rule("a.path", children="both")
+
+
 def test_a_module_rule_without_an_answer_leaves_the_module_uncounted():
     class Secret(nn.Module):
         def forward(self, x):

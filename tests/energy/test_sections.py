@@ -237,4 +237,4 @@ def test_the_summary_has_units_baseline_coverage_and_detection():
         "1 run, baseline dense, 75 % of calls have a rule, "
         "50 % of SynOps declared, 50 % of SynOps inferred."
     )
-    assert "1 aten.foo (no rule), memory traffic" in not_included(mixed)
+    assert "1 aten.foo (no rule, 25 % of calls), memory" in not_included(mixed)

@@ -9,7 +9,7 @@ from rich.console import Group
 from mar_snn.energy.reporting.figures import EnergyFigures, ratio
 from mar_snn.energy.reporting.markdown import markdown_table
 from mar_snn.energy.reporting.memory import traffic
-from mar_snn.energy.reporting.methodology import check_methodology
+from mar_snn.energy.reporting.methodology import NOT_STATED, check_methodology
 from mar_snn.energy.reporting.prices import MEMORY_KINDS
 from mar_snn.energy.reporting.render import table_of
 from mar_snn.energy.reporting.sections import DISCLAIMER, Section
@@ -25,7 +25,7 @@ class EnergyComparison:
 
     per: str
     profile: str
-    #: class of the model of each report
+    #: the model of each report, as it was stated, or its class
     names: tuple[str, str]
     #: group -> (energy of a, energy of b) in picojoules, "total" last
     groups_pj: dict[str, tuple[float, float]]
@@ -134,7 +134,7 @@ def compare_reports(a: EnergyFigures, b: EnergyFigures) -> EnergyComparison:
     return EnergyComparison(
         per=a.per,
         profile=a.profile.name,
-        names=(_class_of(a), _class_of(b)),
+        names=(_name_of(a), _name_of(b)),
         groups_pj=groups,
         synops=synops,
     )
@@ -196,8 +196,11 @@ def _check_alike(reports: Sequence[EnergyFigures]) -> None:
                 )
 
 
-def _class_of(report: EnergyFigures) -> str:
-    return str(report.methodology["model"]["class"])
+def _name_of(report: EnergyFigures) -> str:
+    """Of the model, as it was stated, or else of its class."""
+    named = report.methodology["workload"]["model"]
+    unnamed = named == NOT_STATED
+    return str(report.methodology["model"]["class"] if unnamed else named)
 
 
 def _energy_of(report: EnergyFigures, group: str) -> float:

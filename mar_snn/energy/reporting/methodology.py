@@ -24,7 +24,13 @@ from mar_snn.energy.reporting.prices import EnergyProfile
 from mar_snn.energy.reporting.statistics import units_of_batches
 from mar_snn.energy.rules.registry import RULES_VERSION
 
-__all__ = ["NOT_INCLUDED", "check_methodology", "count_tokens", "write_methodology"]
+__all__ = [
+    "NOT_INCLUDED",
+    "NOT_STATED",
+    "check_methodology",
+    "count_tokens",
+    "write_methodology",
+]
 
 #: What no rule counts, and why.
 NOT_INCLUDED = {
@@ -36,7 +42,8 @@ NOT_INCLUDED = {
     "sampling and input encoding": "runs outside the model's forward",
 }
 
-#: What the caller alone knows of the workload.
+#: What stands where the caller tells nothing, of what it alone knows of the workload.
+NOT_STATED = "not stated"
 STATED = (
     "model", "model_revision", "dataset", "split", "dataset_revision", "samples",
     "batch", "context", "seed",
@@ -49,7 +56,8 @@ _CONVENTIONS = {
     "reset": "one addition a spike",
     "node": "as executed: a [T, N, ...] input costs T dense passes in the baseline too",
     "bias": "bias_add, priced as an addition",
-    "scan": "recurrent form, whatever algorithm ran",
+    "scan": "in a module with a rule the recurrent form, whatever algorithm ran; "
+    "elsewhere the operations that ran",
     "batch norm": "1 multiplication and 1 addition an element, with stored statistics",
     "both operands spikes": "coincidences, priced as accumulations",
     "scope": "forward passes of the model's modules",
@@ -200,7 +208,7 @@ def _workload(
         raise ValueError(
             f"workload must hold numbers, words and lists of them: {error}"
         ) from error
-    return known | dict.fromkeys(STATED, "not stated") | told
+    return known | dict.fromkeys(STATED, NOT_STATED) | told
 
 
 def _conventions(run: CountedRun) -> dict[str, str]:
@@ -252,6 +260,7 @@ def _profile(profile: EnergyProfile) -> dict[str, Any]:
                 "node_nm": profile.node_nm,
                 "voltage_v": profile.voltage_v,
                 "source": price.source,
+                "checked": price.checked,
                 "note": price.note,
             }
             for kind, price in profile.prices.items()
@@ -273,6 +282,7 @@ def _memory(profile: EnergyProfile) -> dict[str, Any]:
                 "node_nm": profile.node_nm,
                 "voltage_v": profile.voltage_v,
                 "source": tier.source,
+                "checked": tier.checked,
                 "note": tier.note,
             }
             for tier in profile.memory
@@ -307,7 +317,11 @@ def _excluded(run: CountedRun, profile: EnergyProfile) -> list[dict[str, Any]]:
         for field, count in profile.unpriced(run.total).items()
     ]
     uncounted = [
-        {"what": name, "why": "no rule", "count": count}
+        {
+            "what": name,
+            "why": f"no rule, {100 * count / run.calls:.3g} % of calls",
+            "count": count,
+        }
         for name, count in run.uncounted.items()
     ]
     never = [

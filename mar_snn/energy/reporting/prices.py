@@ -37,6 +37,8 @@ class Price:
     value_pj: float
     source: str
     note: str = ""
+    #: how the value was compared with its source
+    checked: str = ""
 
     def __post_init__(self) -> None:
         if not self.value_pj >= 0:
@@ -66,6 +68,8 @@ class MemoryTier:
     #: bits that one access moves
     access_bits: int = 64
     note: str = ""
+    #: how the value was compared with its source
+    checked: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low_pj <= self.high_pj:

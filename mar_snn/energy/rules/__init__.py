@@ -3,12 +3,14 @@
 from mar_snn.energy.rules import (
     attention,
     convolution,
+    fla,
     loss,
     mamba,
     neuron,
     norm,
     operation,
     pool,
+    prenorm,
     product,
     scan,
 )
@@ -16,12 +18,14 @@ from mar_snn.energy.rules import (
 __all__ = [
     "attention",
     "convolution",
+    "fla",
     "loss",
     "mamba",
     "neuron",
     "norm",
     "operation",
     "pool",
+    "prenorm",
     "product",
     "scan",
 ]

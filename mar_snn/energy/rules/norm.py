@@ -105,22 +105,74 @@ def price_batch_norm(call: OpCall) -> Cost:
     "transformers.models.mamba.modeling_mamba.MambaRMSNorm",
     "transformers.models.mamba2.modeling_mamba2.Mamba2RMSNorm",
     "mamba_ssm.ops.triton.layer_norm.RMSNorm",
+    "fla.modules.layernorm.RMSNorm",
+    "fla.modules.norm.layernorm.RMSNorm",
 )
 def price_rms_norm(call: ModuleCall) -> Cost:
     """For a row of D: D squares, their mean plus epsilon, rsqrt, scale, weight.
 
     That is 3 D + 1 multiplications (2 D + 1 without weights), D additions and 1 special
-    function.
+    function; mamba_ssm's and fla's may add a residual first.
     """
-    x: Tensor = call.output
-    weight = call.module.weight
-    width = x.shape[-1] if weight is None else weight.numel()
-    rows = x.numel() // max(width, 1)
-    muls = (2 if weight is None else 3) * width + 1
-    return Cost(
-        {"mul": rows * muls, "add": rows * width, "special": rows},
-        moved={"activation": 2 * size_in_bytes(x), **weight_traffic(weight)},
-    )
+    x = _first(call.output)
+    module, residual = call.module, call.argument(1, "residual")
+    width = x.shape[-1] if module.weight is None else module.weight.numel()
+    ops = rms_norm_ops(x.numel() // max(width, 1), width, module)
+    moved = {
+        "activation": 2 * size_in_bytes(x),
+        **weight_traffic(module.weight, getattr(module, "bias", None)),
+    }
+    if residual is not None:
+        ops["add"] += x.numel()
+        moved["activation"] += size_in_bytes(residual)
+    return Cost(ops, moved=moved)
+
+
+@register_module_rule(
+    "fla.modules.fused_norm_gate.FusedRMSNormGated",
+    "fla.modules.norm.fused_norm_gate.FusedRMSNormGated",
+    "fla.modules.layernorm_gated.RMSNormGated",
+    "fla.modules.norm.layernorm_gated.RMSNormGated",
+    "mamba_ssm.ops.triton.layernorm_gated.RMSNorm",
+)
+def price_gated_rms_norm(call: ModuleCall) -> Cost | None:
+    """An RMS norm of x, or of its groups, and gate · sigmoid(gate) times a value.
+
+    A gate without the product, `activation="sigmoid"`, costs 1 multiplication less.
+    """
+    x, module = _first(call.output), call.module
+    gate = call.argument(1, "g" if "g" in call.kwargs else "z")
+    if call.argument(2, "residual") is not None:
+        return None
+    width = getattr(module, "group_size", None) or x.shape[-1]
+    ops = rms_norm_ops(x.numel() // max(width, 1), width, module)
+    moved = {"activation": 2 * size_in_bytes(x), **weight_traffic(module.weight)}
+    if gate is not None:
+        products = 1 if getattr(module, "activation", "") == "sigmoid" else 2
+        ops["special"] += x.numel()
+        ops["mul"] += products * x.numel()
+        moved["activation"] += size_in_bytes(gate)
+    return Cost(ops, moved=moved)
+
+
+def rms_norm_ops(rows: int, width: int, module: Any) -> dict[str, int]:
+    """Of `rows` rows of `width` values, by what weights the module has."""
+    shift = getattr(module, "bias", None) is not None
+    return {
+        "mul": rows * ((2 if module.weight is None else 3) * width + 1),
+        "add": rows * width * (1 + shift),
+        "special": rows,
+    }
+
+
+def layer_norm_ops(rows: int, width: int, module: Any) -> dict[str, int]:
+    """The same of a layer norm."""
+    affine = (module.weight is not None, module.bias is not None)
+    return _normalised(rows, width, affine=affine)
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
 
 
 # ---- softmax

@@ -2,7 +2,8 @@
 
 An operation is priced by its op rule, or is free because it computes nothing, or is
 listed as uncounted. A module with a module rule is priced as a whole and the operations
-inside it are not looked at.
+inside it are not looked at; or only its own operations are, and the modules inside it
+have rows of their own.
 """
 
 import math
@@ -23,6 +24,7 @@ __all__ = [
     "CountingSettings",
     "ModuleCall",
     "OpCall",
+    "RuleOfModule",
     "find_module_rule",
     "find_op_rule",
     "is_composite",
@@ -32,7 +34,7 @@ __all__ = [
 ]
 
 #: Raised whenever a rule changes what it returns; stands in every report.
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 
 
 _CHOICES = {
@@ -178,8 +180,16 @@ ModuleRule = Callable[[ModuleCall], Cost | None]
 _OpRule = TypeVar("_OpRule", bound=OpRule)
 _ModuleRule = TypeVar("_ModuleRule", bound=ModuleRule)
 
+
+class RuleOfModule(NamedTuple):
+    """A module rule, and whether it prices the modules inside as well."""
+
+    price: ModuleRule
+    whole: bool
+
+
 _op_rules: dict[OpOverload, OpRule] = {}
-_module_rules: dict[type[nn.Module] | str, ModuleRule] = {}
+_module_rules: dict[type[nn.Module] | str, RuleOfModule] = {}
 
 
 def register_op_rule(*operations: OpOverload) -> Callable[[_OpRule], _OpRule]:
@@ -206,23 +216,31 @@ def register_op_rule(*operations: OpOverload) -> Callable[[_OpRule], _OpRule]:
 
 
 def register_module_rule(
-    *classes: type[nn.Module] | str,
+    *classes: type[nn.Module] | str, children: str = "priced"
 ) -> Callable[[_ModuleRule], _ModuleRule]:
     """A decorator: the function prices calls of modules of exactly these classes.
 
     A subclass may compute something else, so it needs a rule of its own. A class of a
     package that need not be installed is given by its dotted path.
 
+    Args:
+        *classes: the classes, or their dotted paths.
+        children: "priced" by the rule too, or "counted" by themselves: the rule stands
+            for the operations in the module's own forward only, a kernel for instance.
+
     Raises:
-        ValueError: for a class that has a rule.
+        ValueError: for a class that has a rule, and for other `children`.
     """
+    if children not in ("priced", "counted"):
+        raise ValueError(f"children must be 'priced' or 'counted', got {children!r}")
     for cls in classes:
         path = cls if isinstance(cls, str) else _path(cls)
         if cls in _module_rules or path in _module_rules:
             raise ValueError(f"{path} has a rule already; a second would hide it")
 
     def register(rule: _ModuleRule) -> _ModuleRule:
-        _module_rules.update(dict.fromkeys(classes, rule))
+        found = RuleOfModule(rule, children == "priced")
+        _module_rules.update(dict.fromkeys(classes, found))
         return rule
 
     return register
@@ -233,7 +251,7 @@ def find_op_rule(operation: OpOverload) -> OpRule | None:
     return _op_rules.get(operation)
 
 
-def find_module_rule(cls: type[nn.Module]) -> ModuleRule | None:
+def find_module_rule(cls: type[nn.Module]) -> RuleOfModule | None:
     """The rule of a module's class, if it has one."""
     return _module_rules.get(cls) or _module_rules.get(_path(cls))
 

@@ -23,13 +23,19 @@ recurrence moves its state at every token, chunks once a chunk.
 
 from collections import Counter
 
+import torch
 from torch import Tensor
 
 from mar_snn.energy.counts import Cost
 from mar_snn.energy.rules.registry import ModuleCall, register_module_rule
 from mar_snn.energy.rules.traffic import size_in_bytes, weight_traffic
 
-__all__ = ["causal_products", "chunked_scan", "recurrent_scan"]
+__all__ = [
+    "causal_products",
+    "chunked_scan",
+    "products_in_documents",
+    "recurrent_scan",
+]
 
 Ops = Counter[str]
 
@@ -67,6 +73,27 @@ def chunked_scan(
     return ops
 
 
+def products_in_documents(seq_idx: Tensor, taps: int, *, before: bool) -> Tensor:
+    """Products of one channel of all rows; no token sees another document's inputs.
+
+    Args:
+        seq_idx: which document each token is of, [B, L], from left to right.
+        taps: how many inputs a token sees at most.
+        before: whether the first document of a row goes on from a state.
+    """
+    length = seq_idx.shape[1]
+    met = [
+        (seq_idx[:, back:] == seq_idx[:, : length - back]).sum()
+        for back in range(min(taps, length))
+    ]
+    if before:
+        # token t of the first document sees the last taps - 1 - t inputs of the state
+        first = seq_idx[:, : taps - 1] == seq_idx[:, :1]
+        of_state = torch.arange(taps - 1, 0, -1, device=seq_idx.device)
+        met.append((first * of_state[: first.shape[1]]).sum())
+    return torch.stack(met).sum()
+
+
 def causal_products(tokens: int, taps: int, *, before: int = 0) -> int:
     """Products of one channel: token t sees min(t + 1 + before, taps) inputs."""
     return sum(min(t + 1 + before, taps) for t in range(tokens))
@@ -76,16 +103,22 @@ def causal_products(tokens: int, taps: int, *, before: int = 0) -> int:
 def price_causal_convolution(call: ModuleCall) -> Cost:
     """Token t multiplies min(t + 1, taps) inputs per channel, all taps with a state.
 
-    A state is taken to hold taps - 1 real inputs. With padding="include" every token
-    multiplies all taps.
+    A state is taken to hold taps - 1 real inputs. Where `seq_idx` numbers documents,
+    each starts afresh. With padding="include" every token multiplies all taps.
     """
     x, state = call.argument(0, "x"), call.argument(1, "state")
     batch, length, channels = x.shape
     weight, bias = call.module.weight, call.module.bias
     taps = call.module.kernel_size[0]
-    full = state is not None or call.settings.padding == "include"
-    products = causal_products(length, taps, before=taps - 1 if full else 0)
-    macs = batch * channels * products
+    full = call.settings.padding == "include"
+    seq_idx = call.argument(2, "seq_idx")
+    products: int | Tensor
+    if seq_idx is None or full:
+        before = taps - 1 if full or state is not None else 0
+        products = batch * causal_products(length, taps, before=before)
+    else:
+        products = products_in_documents(seq_idx, taps, before=state is not None)
+    macs = channels * products
     inputs = batch * channels * (taps - 1) * x.element_size()
     moved = {
         "activation": size_in_bytes(x) + size_in_bytes(call.output[0]),
