@@ -131,6 +131,8 @@ class LlambaMixer(nn.Module):
         if mask is not None:
             u = u * mask.to(u.dtype)
         xbc, z, a_log = self.in_proj(self.in_neuron(u)).split(self.split_sizes, dim=-1)
+        if mask is not None and self.in_proj.bias is not None:
+            xbc = xbc * mask.to(xbc.dtype)
         xbc, conv_state = self.conv1d(xbc, conv_state, seq_idx)
         xbc = self.activation(xbc)
         if mask is not None:  # the convolution's bias must not reach the state
@@ -263,7 +265,7 @@ class LlambaModel(LlambaPreTrainedModel):
         inputs_embeds: Float[Tensor, "B L D"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
-        seq_idx: Int[Tensor, "B L"] | None = None,
+        seq_idx: Tensor | None = None,
         cache: LlambaCache | None = None,
         **kwargs: Any,  # noqa: ARG002  what generate() sends to every model
     ) -> BaseModelOutputWithPast:
@@ -355,7 +357,7 @@ class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        seq_idx: Int[Tensor, "B L"] | None = None,
+        seq_idx: Tensor | None = None,
         cache: LlambaCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:

@@ -25,18 +25,18 @@ def token_mask(
 
 
 def number_documents(
-    seq_idx: Int[Tensor, "B L"], shape: torch.Size, cache: LlambaCache | None
+    seq_idx: Tensor, shape: torch.Size, cache: LlambaCache | None
 ) -> Int[Tensor, "B L"]:
     """Documents numbered from left to right, a new number at each change of seq_idx."""
-    if seq_idx.shape != shape:
-        raise ValueError(
-            f"seq_idx must have one number for each of the tokens, {tuple(shape)}, got "
-            f"{tuple(seq_idx.shape)}"
-        )
     if cache is not None and cache.get_seq_length():
         raise ValueError(
             "seq_idx cannot go with a cache that holds tokens already: they belong to "
             "one document, which the next tokens go on with; leave seq_idx out"
+        )
+    if seq_idx.shape != shape:
+        raise ValueError(
+            f"seq_idx must have one number for each of the tokens, {tuple(shape)}, got "
+            f"{tuple(seq_idx.shape)}"
         )
     return (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(dim=1)
 

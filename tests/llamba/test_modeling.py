@@ -136,6 +136,17 @@ def test_left_padding_changes_nothing(model, ids):
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
 
 
+def test_left_padding_changes_nothing_where_the_projection_has_a_bias(config, ids):
+    config.ssm_cfg |= {"bias": True}
+    model = LlambaForCausalLM(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    expected = model(ids, use_cache=False).logits
+    logits = model(**padded(ids), use_cache=False).logits[:, 5:]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
+
+
 def test_padding_on_the_right_is_refused_where_it_would_enter_the_state(model, ids):
     mask = torch.ones_like(ids)
     mask[0, -1] = 0
