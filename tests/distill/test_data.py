@@ -68,10 +68,10 @@ def test_json_lines_are_read_and_split(tmp_path, name):
         path.write_text(lines)
     splits = load_text(str(path), "body", seed=1)
     assert (len(splits["train"]), len(splits["heldout"])) == (38, 2)
-    assert set(splits["train"]["body"]).isdisjoint(splits["heldout"]["body"])
+    assert set(splits["train"]["text"]).isdisjoint(splits["heldout"]["text"])
     assert (
-        load_text(str(path), "body", seed=1)["heldout"]["body"]
-        == (splits["heldout"]["body"])
+        load_text(str(path), "body", seed=1)["heldout"]["text"]
+        == (splits["heldout"]["text"])
     )
 
 
