@@ -114,7 +114,7 @@ def _text(line: bytes) -> dict[str, Any]:
 
 
 def _json(line: bytes) -> dict[str, Any]:
-    return _checked(json.loads(line.decode()))
+    return _checked(json.loads(line.decode().rstrip()))
 
 
 def _checked(record: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from datasets import (
     Dataset,
@@ -109,7 +109,7 @@ class Reading:
 
     streaming: bool = False
     shards: int = 1
-    on_bad_record: Literal["raise", "skip"] = "raise"
+    on_bad_record: str = "raise"
     chat: Callable[[Messages], str] | None = None
 
     def __post_init__(self) -> None:

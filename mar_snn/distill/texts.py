@@ -76,14 +76,13 @@ def read_messages(turns: list[Any]) -> Messages:
         ValueError: where there is no turn, or one has another layout.
     """
     messages = []
-    for turn in turns:
+    for found in turns:
+        turn = found if isinstance(found, dict) else {}
         names = ("from", "value") if "from" in turn else ("role", "content")
-        if not isinstance(turn, dict) or not all(
-            isinstance(turn.get(name), str) for name in names
-        ):
+        if not all(isinstance(turn.get(name), str) for name in names):
             raise ValueError(
                 "a message must have the texts role and content, or from and value, "
-                f"got {turn!r:.80}"
+                f"got {str(found)[:80]}"
             )
         role, content = (turn[name] for name in names)
         messages.append({"role": _ROLES.get(role, role), "content": content})

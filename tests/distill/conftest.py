@@ -1,5 +1,6 @@
 import copy
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
@@ -58,3 +59,10 @@ def config(tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def away_from_home(tmp_path, monkeypatch) -> None:
+    """Data sets are cached in the test's own folder, and without progress bars."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
