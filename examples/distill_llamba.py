@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import DatasetDict
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -33,7 +32,16 @@ import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
 from mar_snn import plots
 from mar_snn.assets import TINY_LLAMBA
 from mar_snn.distill import SBDSConfig, SBDSTrainer, TrainingInterrupted
-from mar_snn.distill.data import collate, load_text, pack, standard_library_text
+from mar_snn.distill.data import (
+    PackedStream,
+    Reading,
+    apply_chat_template,
+    collate,
+    load_text,
+    pack,
+    parse_sources,
+    standard_library_text,
+)
 from mar_snn.distill.evaluation import perplexity
 from mar_snn.energy import EnergyReport, SpikeOpCounter
 from mar_snn.neurons import record_spikes
@@ -64,15 +72,33 @@ class DistillArguments:
     tokenizer: str | None = field(
         default=None, metadata={"help": "where the tokenizer is; default: teacher"}
     )
-    train_data: str | None = field(
+    train_data: list[str] | None = field(
         default=None,
         metadata={
-            "help": "data set name, folder, or .jsonl/.txt file; default: the text of "
-            "Python's own library"
+            "help": "data set names, folders or .jsonl/.txt/.parquet files, each with "
+            "its weight behind a '=' if there are several, or 'paper': the data of "
+            "MAR; default: the text of Python's own library"
         },
     )
     text_column: str = field(
-        default="text", metadata={"help": "column of train_data that holds the text"}
+        default="text",
+        metadata={"help": "column of train_data that holds the text or the messages"},
+    )
+    completion_column: str | None = field(
+        default=None, metadata={"help": "column of answers; text_column has prompts"}
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "instead of the tokenizer's: Jinja, or 'plain' for none"},
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "read train_data while training"}
+    )
+    boundaries: bool = field(
+        default=False, metadata={"help": "keep the texts of a row apart in the model"}
+    )
+    on_bad_record: str = field(
+        default="raise", metadata={"help": "or skip", "choices": ["raise", "skip"]}
     )
     max_length: int = field(default=256, metadata={"help": "tokens per row"})
     calibration_rows: int = field(
@@ -143,7 +169,7 @@ def main() -> int:
         resume = checkpoint_to_resume(args)
         teacher, tokenizer = load_teacher(options)
         set_seed(args.seed)
-        rows = load_rows(options, tokenizer, args.seed)
+        rows = load_rows(options, tokenizer, args.seed, args.dataloader_num_workers)
         student = spikify(copy.deepcopy(teacher).float(), options.spiking())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -259,33 +285,47 @@ def load_teacher(options: DistillArguments) -> tuple[Any, Any]:
     return teacher, tokenizer
 
 
-def load_rows(options: DistillArguments, tokenizer: Any, seed: int) -> DatasetDict:
+def load_rows(
+    options: DistillArguments, tokenizer: Any, seed: int, workers: int = 0
+) -> dict[str, Any]:
     """Packed rows to train on and held-out rows, in an order drawn from the seed.
 
     Raises:
-        ValueError: where there is too little text.
+        ValueError: where there is too little text, or it cannot be read.
     """
     if options.train_data is None:
-        texts, column = standard_library_text(), "text"
+        if options.streaming:
+            raise ValueError("--streaming is for --train_data, which is not given")
+        texts = standard_library_text()
     else:
-        column = options.text_column
-        texts = load_text(options.train_data, column, seed=seed)
-    rows = DatasetDict(
-        {
-            split: pack(docs, tokenizer, options.max_length, column=column)
-            for split, docs in texts.items()
+        columns = (options.text_column, options.completion_column)
+        chat = partial(
+            apply_chat_template, tokenizer=tokenizer, template=options.chat_template
+        )
+        reading = Reading(
+            options.streaming, max(workers, 1), options.on_bad_record, chat
+        )
+        sources = parse_sources(options.train_data, *columns)
+        texts = load_text(sources, seed=seed, reading=reading)
+    packing = {"length": options.max_length, "boundaries": options.boundaries}
+    if options.streaming:
+        heldout = PackedStream(texts["heldout"], tokenizer, epochs=1, **packing)
+        return {
+            "train": PackedStream(texts["train"], tokenizer, **packing),
+            "heldout": heldout.take(options.eval_rows),
         }
-    )
-    rows["train"] = rows["train"].shuffle(seed=seed)
+    rows = {split: pack(docs, tokenizer, **packing) for split, docs in texts.items()}
     # spread over all held-out texts, the same rows whatever the seed
     held_out = rows["heldout"].shuffle(seed=0)
-    rows["heldout"] = held_out.select(range(min(options.eval_rows, len(held_out))))
-    return rows
+    return {
+        "train": rows["train"].shuffle(seed=seed),
+        "heldout": held_out.select(range(min(options.eval_rows, len(held_out)))),
+    }
 
 
-def fit_thresholds(student: Any, rows: DatasetDict, count: int) -> None:
+def fit_thresholds(student: Any, rows: dict[str, Any], count: int) -> None:
     """Calibrate on the first `count` rows of the training text."""
-    chosen = rows["train"].select(range(min(count, len(rows["train"]))))
+    chosen = list(islice(rows["train"], count))
     batches = DataLoader(chosen, batch_size=8, collate_fn=collate)
     with console.status("Fitting thresholds"):
         calibrate(
@@ -295,7 +335,7 @@ def fit_thresholds(student: Any, rows: DatasetDict, count: int) -> None:
 
 @torch.no_grad()
 def count_energy(
-    student: Any, rows: DatasetDict, options: DistillArguments
+    student: Any, rows: dict[str, Any], options: DistillArguments
 ) -> EnergyReport:
     """The energy report over held-out rows."""
     student.eval()

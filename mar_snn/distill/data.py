@@ -17,6 +17,7 @@ from mar_snn.distill.sources import (
     Source,
     Texts,
     interleave,
+    parse_sources,
     read_source,
 )
 from mar_snn.distill.texts import apply_chat_template
@@ -30,6 +31,7 @@ __all__ = [
     "collate",
     "load_text",
     "pack",
+    "parse_sources",
     "standard_library_text",
 ]
 

@@ -116,6 +116,20 @@ class PackedStream(IterableDataset[Row]):
                     "most as many workers, or load the text with more shards"
                 )
 
+    def take(self, count: int) -> Dataset:
+        """The first `count` rows, or as many as there are, as a data set.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        rows = list(islice(self, count))
+        if not rows:
+            raise ValueError(
+                f"the stream does not fill one row of {self.length} tokens; give more "
+                "text or a smaller --max_length"
+            )
+        return Dataset.from_list(rows)
+
 
 class _Joined:
     """Tokens of texts that are not yet in a row, and the number of each one's text."""

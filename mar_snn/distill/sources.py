@@ -21,7 +21,14 @@ from datasets.exceptions import DatasetGenerationError
 from mar_snn.distill.records import FORMATS, find_files, read_records
 from mar_snn.distill.texts import Messages, text_of
 
-__all__ = ["PAPER_MIXTURE", "Reading", "Source", "interleave", "read_source"]
+__all__ = [
+    "PAPER_MIXTURE",
+    "Reading",
+    "Source",
+    "interleave",
+    "parse_sources",
+    "read_source",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +96,30 @@ PAPER_MIXTURE = (
     Source("teknium/OpenHermes-2.5", 1.0, "conversations"),
     Source("BAAI/Infinity-Instruct", 7.45, "conversations", name="7M"),
 )
+
+
+def parse_sources(
+    words: Sequence[str], column: str = "text", completion_column: str | None = None
+) -> list[Source]:
+    """Sources from a command line: `path`, `path=weight`, or "paper" (its mixture).
+
+    Raises:
+        ValueError: where a weight is not above zero.
+    """
+    sources: list[Source] = []
+    for word in words:
+        path, equals, number = word.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            equals = ""
+        if word == "paper":
+            sources += PAPER_MIXTURE
+        elif equals:
+            sources.append(Source(path, weight, column, completion_column))
+        else:
+            sources.append(Source(word, 1.0, column, completion_column))
+    return sources
 
 
 @dataclass(frozen=True)

@@ -127,3 +127,11 @@ def test_more_workers_than_shards_are_refused():
     loader = DataLoader(stream("abc", "de"), batch_size=None, num_workers=2)
     with pytest.raises(ValueError, match="no text for worker 2 of 2: it has 1 shards"):
         list(loader)
+
+
+def test_the_first_rows_of_a_stream_are_a_data_set():
+    rows = stream("abc", "de", "f", epochs=1)
+    assert rows.take(1)["input_ids"] == [[1, 2, 3, 0]]
+    assert len(rows.take(9)) == 2
+    with pytest.raises(ValueError, match="does not fill one row of 9 tokens"):
+        stream("abc", "de", length=9, epochs=1).take(3)

@@ -20,7 +20,7 @@ from mar_snn.distill.data import (
     load_text,
 )
 from mar_snn.distill.records import read_records
-from mar_snn.distill.sources import interleave, read_source
+from mar_snn.distill.sources import interleave, parse_sources, read_source
 from mar_snn.distill.texts import read_messages, text_of
 
 pytestmark = pytest.mark.usefixtures("away_from_home")
@@ -349,6 +349,19 @@ def test_a_validation_split_is_what_a_stream_holds_out(tmp_path):
 def test_a_weight_must_be_above_zero(weight):
     with pytest.raises(ValueError, match="must be a number above zero"):
         Source("a.txt", weight)
+
+
+def test_sources_are_read_from_a_command_line():
+    words = ["a=b.jsonl=0.7", "c.txt=2", "some/data", "x=y.txt"]
+    sources = parse_sources(words, "prompt", "answer")
+    assert [(source.path, source.weight) for source in sources] == [
+        ("a=b.jsonl", 0.7),
+        ("c.txt", 2.0),
+        ("some/data", 1.0),
+        ("x=y.txt", 1.0),
+    ]
+    assert all(source.columns == ["prompt", "answer"] for source in sources)
+    assert parse_sources(["paper", "mine.txt"])[:-1] == list(PAPER_MIXTURE)
 
 
 @pytest.mark.parametrize(
