@@ -9,8 +9,6 @@ transformers' TrainingArguments are arguments too.
 """
 
 import copy
-import json
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -20,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import DatasetDict
-from matplotlib.figure import Figure
+from distill_results import result_table, write_results
 from rich.console import Console
-from rich.table import Table
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
-from mar_snn import plots
 from mar_snn.assets import TINY_LLAMBA
 from mar_snn.distill import (
     SBDSConfig,
@@ -37,18 +32,23 @@ from mar_snn.distill import (
     last_checkpoint,
 )
 from mar_snn.distill.checkpoints import is_complete
-from mar_snn.distill.data import collate, load_text, pack, standard_library_text
+from mar_snn.distill.data import (
+    PackedStream,
+    Reading,
+    apply_chat_template,
+    collate,
+    load_text,
+    pack,
+    parse_sources,
+    standard_library_text,
+)
 from mar_snn.distill.evaluation import perplexity
 from mar_snn.distill.memory import estimate_memory
 from mar_snn.energy import EnergyReport, SpikeOpCounter
-from mar_snn.neurons import record_spikes
 from mar_snn.provenance import machine, versions
-from mar_snn.spiking import SITES, SpikingConfig, calibrate, coders, spikify
+from mar_snn.spiking import SITES, SpikingConfig, calibrate, spikify
 
 console = Console()
-
-#: Tokens whose spikes the raster shows.
-RASTER_TOKENS = 12
 
 
 @dataclass
@@ -59,25 +59,36 @@ class DistillArguments:
         default=str(TINY_LLAMBA),
         metadata={"help": "name or folder of a dense Llamba; default: the tiny one"},
     )
-    teacher_dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "dtype of the teacher's weights; the student's are float32",
-            "choices": ["float32", "bfloat16", "float16"],
-        },
-    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "where the tokenizer is; default: teacher"}
     )
-    train_data: str | None = field(
+    train_data: list[str] | None = field(
         default=None,
         metadata={
-            "help": "data set name, folder, or .jsonl/.txt file; default: the text of "
-            "Python's own library"
+            "help": "data set names, folders or .jsonl/.txt/.parquet files, each with "
+            "its weight behind a '=' if there are several, or 'paper': the data of "
+            "MAR; default: the text of Python's own library"
         },
     )
     text_column: str = field(
-        default="text", metadata={"help": "column of train_data that holds the text"}
+        default="text",
+        metadata={"help": "column of train_data that holds the text or the messages"},
+    )
+    completion_column: str | None = field(
+        default=None, metadata={"help": "column of answers; text_column has prompts"}
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "instead of the tokenizer's: Jinja, or 'plain' for none"},
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "read train_data while training"}
+    )
+    boundaries: bool = field(
+        default=False, metadata={"help": "keep the texts of a row apart in the model"}
+    )
+    on_bad_record: str = field(
+        default="raise", metadata={"help": "or skip", "choices": ["raise", "skip"]}
     )
     max_length: int = field(default=256, metadata={"help": "tokens per row"})
     calibration_rows: int = field(
@@ -137,6 +148,8 @@ class TrainingArguments(SBDSConfig):
     save_total_limit: int = field(default=2)
     report_to: str = field(default="none")
     seed: int = field(default=0)
+    # the checkpoint's would be bfloat16; the student's weights are float32
+    teacher_dtype: str | None = field(default="float32")
 
 
 def main() -> int:
@@ -146,10 +159,11 @@ def main() -> int:
     try:
         options, args = parse_arguments()
         resume = checkpoint_to_resume(args)
-        teacher, tokenizer = load_teacher(options)
+        teacher, tokenizer = load_teacher(options, args.teacher_dtype)
         set_seed(args.seed)
+        workers = args.dataloader_num_workers
         with args.main_process_first(desc="reading the text"):
-            rows = load_rows(options, tokenizer, args.seed)
+            rows = load_rows(options, tokenizer, args.seed, workers)
         student = spikify(copy.deepcopy(teacher).float(), options.spiking())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -168,15 +182,18 @@ def main() -> int:
     console.print(estimate_memory(trainer.objective, options.max_length).table())
     # all processes run both models, whose weights they may share; one of them writes
     fit_thresholds(student, rows, options.calibration_rows)
-    measure = partial(
-        perplexity,
-        rows=rows["heldout"],
-        batch_size=args.per_device_eval_batch_size,
-        disable_tqdm=not args.should_log,
-    )
+
+    def measure(model: Any, name: str) -> float:
+        return perplexity(
+            model,
+            rows["heldout"],
+            batch_size=args.per_device_eval_batch_size,
+            desc=f"Perplexity, {name}" if args.should_log else None,
+        )
+
     perplexities = {
-        "teacher": measure(trainer.teacher_model, desc="Perplexity, teacher"),
-        "calibrated": measure(student, desc="Perplexity, calibrated student"),
+        "teacher": measure(trainer.teacher_model, "teacher"),
+        "calibrated": measure(student, "calibrated student"),
     }
     try:
         trainer.train(resume_from_checkpoint=resume)
@@ -184,7 +201,7 @@ def main() -> int:
         way_on = f"--resume_from_checkpoint {interrupt.checkpoint}"
         print(f"Interrupted. Go on: the same command and {way_on}", file=sys.stderr)
         return 130
-    perplexities["distilled"] = measure(student, desc="Perplexity, distilled student")
+    perplexities["distilled"] = measure(student, "distilled student")
     report = count_energy(student, rows, options)
     metrics = {
         "perplexity": perplexities,
@@ -241,7 +258,7 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     return str(found)
 
 
-def load_teacher(options: DistillArguments) -> tuple[Any, Any]:
+def load_teacher(options: DistillArguments, dtype: str | None) -> tuple[Any, Any]:
     """The dense teacher and its tokenizer.
 
     Raises:
@@ -251,7 +268,7 @@ def load_teacher(options: DistillArguments) -> tuple[Any, Any]:
     """
     try:
         teacher = AutoModelForCausalLM.from_pretrained(
-            options.teacher, dtype=getattr(torch, options.teacher_dtype)
+            options.teacher, dtype=dtype or "auto"
         )
     except ValueError as error:
         raise ValueError(
@@ -273,33 +290,47 @@ def load_teacher(options: DistillArguments) -> tuple[Any, Any]:
     return teacher, tokenizer
 
 
-def load_rows(options: DistillArguments, tokenizer: Any, seed: int) -> DatasetDict:
+def load_rows(
+    options: DistillArguments, tokenizer: Any, seed: int, workers: int = 0
+) -> dict[str, Any]:
     """Packed rows to train on and held-out rows, in an order drawn from the seed.
 
     Raises:
-        ValueError: where there is too little text.
+        ValueError: where there is too little text, or it cannot be read.
     """
     if options.train_data is None:
-        texts, column = standard_library_text(), "text"
+        if options.streaming:
+            raise ValueError("--streaming is for --train_data, which is not given")
+        texts = standard_library_text()
     else:
-        column = options.text_column
-        texts = load_text(options.train_data, column, seed=seed)
-    rows = DatasetDict(
-        {
-            split: pack(docs, tokenizer, options.max_length, column=column)
-            for split, docs in texts.items()
+        columns = (options.text_column, options.completion_column)
+        chat = partial(
+            apply_chat_template, tokenizer=tokenizer, template=options.chat_template
+        )
+        reading = Reading(
+            options.streaming, max(workers, 1), options.on_bad_record, chat
+        )
+        sources = parse_sources(options.train_data, *columns)
+        texts = load_text(sources, seed=seed, reading=reading)
+    packing = {"length": options.max_length, "boundaries": options.boundaries}
+    if options.streaming:
+        heldout = PackedStream(texts["heldout"], tokenizer, epochs=1, **packing)
+        return {
+            "train": PackedStream(texts["train"], tokenizer, **packing),
+            "heldout": heldout.take(options.eval_rows),
         }
-    )
-    rows["train"] = rows["train"].shuffle(seed=seed)
+    rows = {split: pack(docs, tokenizer, **packing) for split, docs in texts.items()}
     # spread over all held-out texts, the same rows whatever the seed
     held_out = rows["heldout"].shuffle(seed=0)
-    rows["heldout"] = held_out.select(range(min(options.eval_rows, len(held_out))))
-    return rows
+    return {
+        "train": rows["train"].shuffle(seed=seed),
+        "heldout": held_out.select(range(min(options.eval_rows, len(held_out)))),
+    }
 
 
-def fit_thresholds(student: Any, rows: DatasetDict, count: int) -> None:
+def fit_thresholds(student: Any, rows: dict[str, Any], count: int) -> None:
     """Calibrate on the first `count` rows of the training text."""
-    chosen = rows["train"].select(range(min(count, len(rows["train"]))))
+    chosen = list(islice(rows["train"], count))
     batches = DataLoader(chosen, batch_size=8, collate_fn=collate)
     with console.status("Fitting thresholds"):
         calibrate(
@@ -309,7 +340,7 @@ def fit_thresholds(student: Any, rows: DatasetDict, count: int) -> None:
 
 @torch.no_grad()
 def count_energy(
-    student: Any, rows: DatasetDict, options: DistillArguments
+    student: Any, rows: dict[str, Any], options: DistillArguments
 ) -> EnergyReport:
     """The energy report over held-out rows."""
     student.eval()
@@ -319,98 +350,6 @@ def count_energy(
         with counter:
             student(input_ids=ids, use_cache=False)
     return counter.report(profile="horowitz-45nm-fp32", baseline="dense")
-
-
-def write_results(
-    output: Path,
-    trainer: SBDSTrainer,
-    sentence: list[int],
-    report: EnergyReport,
-    metrics: dict[str, Any],
-) -> None:
-    """Write everything beside its place, then move it there, metrics.json last."""
-    staging = output / "unfinished"
-    if trainer.is_world_process_zero():
-        shutil.rmtree(staging, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(staging))
-    raster = middle_spikes(trainer, sentence[:RASTER_TOKENS])
-    if not trainer.is_world_process_zero():
-        return
-    report.to_json(staging / "energy.json")
-    report.to_markdown(staging / "energy.md")
-    draw(staging, trainer, raster, report)
-    text = json.dumps(metrics, indent=2)
-    (staging / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
-        path.replace(output / path.name)
-    staging.rmdir()
-
-
-def middle_spikes(trainer: SBDSTrainer, sentence: list[int]) -> dict[str, Any]:
-    """Spikes, tokens and title of the raster: the coder in the middle of the model."""
-    neurons = list(coders(trainer.model))
-    name, middle = neurons[len(neurons) // 2]
-    ids = torch.tensor([sentence], device=trainer.model.device)
-    spike_seq = record_spikes(trainer.model, input_ids=ids, use_cache=False)[middle]
-    decode = trainer.processing_class.decode
-    tokens = [
-        decode(token).strip(" ").encode("unicode_escape").decode() for token in sentence
-    ]
-    # [T, 1, tokens, channels] -> [tokens · T, channels]
-    raster = spike_seq[:, 0].transpose(0, 1).flatten(0, 1)
-    return {"spikes": raster, "tokens": tokens, "title": name}
-
-
-def draw(
-    folder: Path, trainer: SBDSTrainer, raster: dict[str, Any], report: EnergyReport
-) -> None:
-    """energy.png, firing.png, raster.png, thresholds.png and training.png."""
-    thresholds = {
-        name: coder.neuron.v_threshold.detach() for name, coder in coders(trainer.model)
-    }
-    spikes, tokens, title = raster.values()
-    pictures = {
-        "energy": lambda ax: plots.plot_energy(report, ax),
-        "firing": lambda ax: plots.plot_firing_rates(report.firing, ax),
-        "raster": lambda ax: plots.plot_spike_raster(
-            spikes, ax, tokens=tokens
-        ).set_title(title, loc="left"),
-        "thresholds": lambda ax: plots.plot_thresholds(thresholds, ax),
-        "training": lambda ax: plots.plot_training(trainer.state.log_history, ax),
-    }
-    for name, picture in pictures.items():
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        picture(figure.subplots())
-        figure.savefig(folder / f"{name}.png", dpi=120)
-
-
-def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) -> Table:
-    """The one table that says how it went."""
-    table = Table(title="Dense teacher and spiking student", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right", overflow="fold")
-    teacher, calibrated, distilled = metrics["perplexity"].values()
-    steps = metrics["steps"]
-    spans = metrics["energy_ratios"].items()
-    spans = {name: span for name, span in spans if name.endswith(("bits", "dram"))}
-    for label, value in {
-        "held-out perplexity, dense teacher": f"{teacher:.2f}",
-        "  spiking, calibrated": f"{calibrated:.2f} = {calibrated / teacher:.3f} x",
-        f"  spiking, {steps} steps": f"{distilled:.2f} = {distilled / teacher:.3f} x",
-        "firing rate per micro-step": f"{metrics['firing_rate']:.3f}",
-        "sign balance of the spikes": f"{metrics['sign_balance']:+.3f}",
-        "synaptic operations per token": f"{metrics['synops_per_token']:,.0f}",
-        "modelled energy per token, dense": f"{report.baseline_pj / 1e6:.2f} µJ",
-        "  spiking": f"{report.energy_pj / 1e6:.2f} µJ",
-        "  dense / spiking": f"{metrics['energy_ratio']:.2f} x",
-        "  without the LM head": f"{metrics['energy_ratio_without_lm_head']:.2f} x",
-        **{f"  {n}": f"{a:.2f} to {b:.2f} x" for n, (a, b) in spans.items()},
-        "time": f"{metrics['seconds']:.0f} s",
-        "files": str(output),
-    }.items():
-        table.add_row(label, value)
-    return table
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -91,3 +92,10 @@ def triton_device() -> Iterator[torch.device]:
         sys.modules.pop("mar_snn.distill.triton_divergences", None)
         yield torch.device("cpu")
     sys.modules.pop("mar_snn.distill.triton_divergences", None)
+
+
+@pytest.fixture
+def away_from_home(tmp_path, monkeypatch) -> None:
+    """Data sets are cached in the test's own folder, and without progress bars."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mar_snn.llamba import LlambaCache, LlambaConfig, LlambaForCausalLM, LlambaModel
+from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.llamba.modeling_llamba import CausalConv1d, LlambaRMSNorm
 from mar_snn.llamba.scan import ssd_sequential
 from mar_snn.neurons import ATMNCoder
@@ -135,6 +136,17 @@ def test_left_padding_changes_nothing(model, ids):
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
 
 
+def test_left_padding_changes_nothing_where_the_projection_has_a_bias(config, ids):
+    config.ssm_cfg |= {"bias": True}
+    model = LlambaForCausalLM(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    expected = model(ids, use_cache=False).logits
+    logits = model(**padded(ids), use_cache=False).logits[:, 5:]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
+
+
 def test_padding_on_the_right_is_refused_where_it_would_enter_the_state(model, ids):
     mask = torch.ones_like(ids)
     mask[0, -1] = 0
@@ -159,7 +171,7 @@ def test_generation_goes_on_from_a_cache(model, ids):
     cache = LlambaCache(2)
     model(ids[:1, :12], past_key_values=cache)
     rest = model.generate(
-        ids[:1, :20], past_key_values=cache, max_new_tokens=6, do_sample=False
+        ids[:1, :20], max_new_tokens=6, do_sample=False, **{CACHE_NAME: cache}
     )
     assert rest.equal(whole)
 
