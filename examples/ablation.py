@@ -33,6 +33,7 @@ from transformers import (
     HfArgumentParser,
     PrinterCallback,
     TrainerCallback,
+    TrainerControl,
     set_seed,
 )
 
@@ -99,7 +100,8 @@ class AblationArguments:
     )
 
     def __post_init__(self) -> None:
-        self.max_steps = self.max_steps or STUDIES[self.study].max_steps
+        if self.max_steps is None:
+            self.max_steps = STUDIES[self.study].max_steps
         self.output_dir = self.output_dir or f"outputs/ablation_{self.study}"
         self.results = self.results or f"{self.output_dir}/results.json"
         names = ("max_steps", "batch_size", "max_length", "calibration_rows")
@@ -276,7 +278,7 @@ class Bench:
     def _distil(self, student: Any, row: Row, seed: int, bar: tqdm) -> None:
         options = self._options
         settings = {"learning_rate": options.learning_rate, **row.training}
-        with tempfile.TemporaryDirectory() as folder:  # Ctrl-C writes a checkpoint
+        with tempfile.TemporaryDirectory() as folder:
             trainer = SBDSTrainer(
                 student,
                 self._teacher,
@@ -285,7 +287,7 @@ class Bench:
                     max_steps=options.max_steps,
                     per_device_train_batch_size=options.batch_size,
                     lr_scheduler_type="cosine",
-                    warmup_steps=options.max_steps // 10,
+                    warmup_steps=float(options.max_steps // 10),
                     seed=seed,
                     save_strategy="no",
                     logging_strategy="no",
@@ -296,8 +298,8 @@ class Bench:
                 ),
                 train_dataset=self._train,
                 data_collator=collate,
-                callbacks=[_StepOnTheBar(bar)],
             )
+            trainer.add_callback(_StepOnTheBar(bar))
             trainer.remove_callback(PrinterCallback)
             trainer.train()
 
@@ -337,15 +339,21 @@ class Bench:
 
 
 #: What calibration does not look at, set to one value.
-_ANY_GRADIENT = {"surrogate": "ATan", "detach_reset": False}
+_ANY_GRADIENT = {"gradient": "surrogate", "surrogate": "ATan", "detach_reset": False}
 
 
 class _StepOnTheBar(TrainerCallback):
+    """Stands behind the trainer's own callback for Ctrl-C."""
+
     def __init__(self, bar: tqdm) -> None:
         self._bar = bar
 
-    def on_step_end(self, *_: object, **__: object) -> None:
+    def on_step_end(
+        self, _args: object, _state: object, control: TrainerControl, **_: object
+    ) -> None:
         self._bar.update()
+        if control.should_save:  # nothing asks for a checkpoint here but Ctrl-C
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

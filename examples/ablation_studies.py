@@ -106,7 +106,7 @@ def _section(section: str, *rows: tuple[Any, ...]) -> tuple[Row, ...]:
 #: What the referee asked for: every part of the method against the row without it.
 REFEREE = Study(
     title="Every part of the method against the row without it",
-    max_steps=100,
+    max_steps=50,
     reference=("Components", "ATMN, SBDS"),
     rows=(
         *_section(
