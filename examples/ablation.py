@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -125,31 +125,36 @@ def main() -> int:
     """Run; 0 when done, 2 after bad input, 130 after Ctrl-C."""
     torch.set_flush_denormal(True)  # long decays would crawl through denormals
     try:
-        (options,) = HfArgumentParser(
-            AblationArguments, description=__doc__
-        ).parse_args_into_dataclasses()
-        torch.set_num_threads(options.threads)
-        runs, bench = Runs(options), Bench(options)
-        wanted = {
-            runs.path(row, seed): (row, seed)
-            for seed in options.seeds
-            for row in STUDIES[options.study].rows
-        }
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    with tqdm(total=len(wanted) * options.max_steps, unit="step") as bar:
         try:
-            for index, (path, (row, seed)) in enumerate(wanted.items()):
-                bar.set_description_str(f"seed {seed}, {row.section}: {row.name}")
-                if not path.exists():
-                    runs.write(row, seed, bench.run(row, seed, bar))
-                bar.update((index + 1) * options.max_steps - bar.n)
-        except KeyboardInterrupt:
-            print("\nInterrupted. The same command goes on from here", file=sys.stderr)
-            return 130
+            (options,) = HfArgumentParser(
+                AblationArguments, description=__doc__
+            ).parse_args_into_dataclasses()
+            torch.set_num_threads(options.threads)
+            runs, bench = Runs(options), Bench(options)
+        except (ValueError, OSError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        train_missing(options, runs, bench)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from here", file=sys.stderr)
+        return 130
     write_results(options, runs)
     return 0
+
+
+def train_missing(options: AblationArguments, runs: "Runs", bench: "Bench") -> None:
+    """Train every row with every seed, but what is finished."""
+    wanted = {
+        runs.path(row, seed): (row, seed)
+        for seed in options.seeds
+        for row in STUDIES[options.study].rows
+    }
+    with tqdm(total=len(wanted) * options.max_steps, unit="step") as bar:
+        for index, (path, (row, seed)) in enumerate(wanted.items()):
+            bar.set_description_str(f"seed {seed}, {row.section}: {row.name}")
+            if not path.exists():
+                runs.write(row, seed, bench.run(row, seed, bar))
+            bar.update((index + 1) * options.max_steps - bar.n)
 
 
 def write_results(options: AblationArguments, runs: "Runs") -> None:
@@ -304,13 +309,11 @@ class Bench:
             trainer.train()
 
     def _measure(self, student: Any) -> dict[str, float]:
-        perplexity_of_teacher = self._perplexity_of_teacher()
         error = alignment_error(student, self._teacher, self._probe, desc=None)
-        report = self._count(student)
-        found = self._perplexity(student)
+        report, found = self._count(student), self._perplexity(student)
         figures = {
             "perplexity": found,
-            "perplexity_ratio": found / perplexity_of_teacher,
+            "perplexity_ratio": found / self._perplexity_of_teacher,
             "sparsity": 1 - report.firing_rate,
             "alignment_error": fmean(error.values()),
             **{f"alignment_error.{site}": value for site, value in error.items()},
@@ -324,7 +327,7 @@ class Bench:
     def _perplexity(self, model: Any) -> float:
         return perplexity(model, self._held_out, desc=None)
 
-    @cache  # noqa: B019  one bench lives as long as the program
+    @cached_property
     def _perplexity_of_teacher(self) -> float:
         return self._perplexity(self._teacher)
 
