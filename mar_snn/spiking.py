@@ -1,4 +1,4 @@
-"""Puts ATMN coders into the slots of a model, and fits their thresholds to real data.
+"""Puts coders into the slots of a model, and fits their thresholds to real data.
 
 A *site* is a place in every block where MAR (arXiv 2601.21503) turns activations into
 spikes; a *slot* is the attribute of the block's module that holds the coder there.
@@ -16,8 +16,9 @@ from jaxtyping import Float
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
-from mar_snn.neurons import ops
 from mar_snn.neurons.coder import ATMNCoder
+from mar_snn.neurons.lif_coder import LIFCoder
+from mar_snn.neurons.reference import membrane_dtype
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 
 __all__ = ["SITES", "SpikingConfig", "calibrate", "coders", "fill_slots", "spikify"]
@@ -30,12 +31,18 @@ SITES = {
     "mlp.out": ("mlp", "out_neuron", "down_proj"),
 }
 
+#: What a slot may hold.
+Coder = ATMNCoder | LIFCoder
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpikingConfig:
     """Which slots hold a coder, and what the coders are: numbers and names only.
 
     Args:
+        neuron: "atmn", the ternary neuron of MAR, or "lif", the binary baseline, which
+            has `tau` >= 1, `readout="sum"`, `fire_ratio=1.0` and
+            `gradient="surrogate"` only.
         time_steps: micro-steps T inside one token.
         tau: membrane time constant; the residual is divided by it at each step.
         readout: "geometric" or "sum": how the T spike planes become one value.
@@ -47,10 +54,11 @@ class SpikingConfig:
         layers: indices of the blocks; None for all.
 
     Raises:
-        ValueError: for a site or surrogate that does not exist; the coder checks
-            the numbers.
+        ValueError: for a neuron, site or surrogate that does not exist, or what the
+            neuron cannot do; the coder checks the numbers.
     """
 
+    neuron: str = "atmn"
     time_steps: int = 4
     tau: float = 0.5
     readout: str = "geometric"
@@ -77,10 +85,26 @@ class SpikingConfig:
                 f"surrogate must name a class of spikingjelly.activation_based."
                 f"surrogate, such as 'ATan', got {self.surrogate!r}"
             )
+        if self.neuron not in ("atmn", "lif"):
+            raise ValueError(f"neuron must be 'atmn' or 'lif', got {self.neuron!r}")
+        how = (self.readout, self.fire_ratio, self.gradient)
+        if self.neuron == "lif" and how != ("sum", 1.0, "surrogate"):
+            raise ValueError(
+                "neuron='lif' needs readout='sum', fire_ratio=1.0 and "
+                f"gradient='surrogate', got {', '.join(map(repr, how))}"
+            )
         self.coder(1)
 
-    def coder(self, num_channels: int) -> ATMNCoder:
+    def coder(self, num_channels: int) -> Coder:
         """A coder of these numbers for `num_channels` channels."""
+        if self.neuron == "lif":
+            return LIFCoder(
+                num_channels,
+                time_steps=self.time_steps,
+                tau=self.tau,
+                surrogate_function=getattr(surrogate, self.surrogate)(),
+                detach_reset=self.detach_reset,
+            )
         return ATMNCoder(
             num_channels,
             time_steps=self.time_steps,
@@ -114,10 +138,10 @@ def fill_slots(backbone: Any, config: SpikingConfig) -> None:
             setattr(module, slot, config.coder(channels) if spiking else nn.Identity())
 
 
-def coders(model: nn.Module) -> Iterator[tuple[str, ATMNCoder]]:
+def coders(model: nn.Module) -> Iterator[tuple[str, Coder]]:
     """(name, coder) of every coder of a model, in order."""
     for name, module in model.named_modules():
-        if isinstance(module, ATMNCoder):
+        if isinstance(module, Coder):
             yield name, module
 
 
@@ -228,17 +252,19 @@ def _dense(look: Callable[[Tensor], None]) -> Callable[..., Tensor]:
 class _ThresholdFit:
     """The running coding error of each channel of one coder at each candidate."""
 
-    def __init__(self, coder: ATMNCoder, candidates: int) -> None:
+    def __init__(self, coder: Coder, candidates: int) -> None:
         self.coder = coder
-        a = coder.neuron.a
-        self.largest = torch.zeros_like(a)
+        v_threshold = coder.v_threshold
+        self.largest = torch.zeros_like(
+            v_threshold, dtype=membrane_dtype(v_threshold.dtype)
+        )
         self.shares = torch.logspace(
             math.log10(_SMALLEST_SHARE),
             math.log10(_LARGEST_SHARE),
             candidates,
-            device=a.device,
+            device=v_threshold.device,
         )
-        self.errors = torch.zeros(candidates, *a.shape, device=a.device)
+        self.errors = self.largest.new_zeros(candidates, *v_threshold.shape)
 
     def thresholds(self) -> Float[Tensor, "candidates channels"]:
         """The thresholds to choose from; 1 where a channel is always zero."""
@@ -254,21 +280,13 @@ class _ThresholdFit:
         """Add what each candidate threshold loses of `x`."""
         wide = x.to(self.errors)
         for error, v_threshold in zip(self.errors, self.thresholds(), strict=True):
-            code = ops.atmn_code(
-                wide,
-                v_threshold,
-                self.coder.weights,
-                tau=self.coder.tau,
-                fire_ratio=self.coder.fire_ratio,
-                surrogate_function=None,
-                backend=self.coder.neuron.backend,
-            )
-            residual = wide - code
+            residual = wide - self.coder.code(wide, v_threshold)
             error += residual.square_().flatten(0, -2).sum(0)
 
     def apply(self) -> None:
         """Give the coder the thresholds with the least error."""
         best = self.errors.argmin(0, keepdim=True)
         chosen = self.thresholds().gather(0, best).squeeze(0)
-        fitted = torch.where(self.largest > 0, chosen.log(), self.coder.neuron.a)
-        self.coder.neuron.a.copy_(fitted)
+        self.coder.v_threshold = torch.where(
+            self.largest > 0, chosen, self.coder.v_threshold
+        )

@@ -8,12 +8,14 @@ from mar_snn.neurons.interop import (
     ternary_rules,
     warn_about_binary_tools,
 )
+from mar_snn.neurons.lif_coder import LIFCoder
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes, record_spikes
 from mar_snn.neurons.swap import replace_neurons
 
 __all__ = [
     "ATMNCoder",
     "ATMNNode",
+    "LIFCoder",
     "SpikeEvent",
     "TernarySpikeCompressor",
     "as_binary_planes",

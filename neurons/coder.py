@@ -90,21 +90,38 @@ class ATMNCoder(nn.Module):
         #: w[t] of the read-out
         self.weights = readout_weights(readout, tau, time_steps)
 
+    @property
+    def v_threshold(self) -> Float[Tensor, " channels"]:
+        """The live thresholds, [C]; those of `neuron`."""
+        return self.neuron.v_threshold
+
+    @v_threshold.setter
+    def v_threshold(self, value: float | Tensor) -> None:
+        self.neuron.v_threshold = value
+
     def forward(
         self, x: Float[Tensor, "*batch channels"]
     ) -> Float[Tensor, "*batch channels"]:
         """The decoded value of `x`, in its dtype."""
+        decoded = self.code(x, self.v_threshold)
+        if is_listening() and emits_spikes(self.neuron.surrogate_function):
+            declare_spikes(self, self._spikes_of(x), decoded)
+        return decoded
+
+    def code(
+        self,
+        x: Float[Tensor, "*batch channels"],
+        v_threshold: Float[Tensor, " thresholds"],
+    ) -> Float[Tensor, "*batch channels"]:
+        """The decoded value of `x` at other thresholds than the coder's."""
         self._check_channels(x)
         node, dynamics = self.neuron, self._dynamics()
         spiking = emits_spikes(node.surrogate_function)
         if spiking and self.gradient == "straight_through":
             dynamics["surrogate_function"] = None
-        decoded = ops.atmn_code(
-            x, node.v_threshold, self.weights, **dynamics, backend=node.backend
+        return ops.atmn_code(
+            x, v_threshold, self.weights, **dynamics, backend=node.backend
         )
-        if spiking and is_listening():
-            declare_spikes(self, self._spikes_of(x), decoded)
-        return decoded
 
     def encode(
         self, x: Float[Tensor, "*batch channels"]

@@ -22,6 +22,8 @@ def load_example() -> Callable[[str], ModuleType]:
         module = importlib.util.module_from_spec(spec)
         # HfArgumentParser looks the module of a dataclass up by its name
         sys.modules[name] = module
+        if str(EXAMPLES) not in sys.path:  # as when it runs: modules beside it
+            sys.path.append(str(EXAMPLES))
         spec.loader.exec_module(module)
         return module
 

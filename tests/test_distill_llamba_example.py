@@ -28,7 +28,6 @@ PICTURES = ("energy", "firing", "raster", "thresholds", "training")
 
 @pytest.fixture(scope="module")
 def example(load_example) -> ModuleType:
-    load_example("distill_results")
     return load_example("distill_llamba")
 
 

@@ -140,3 +140,25 @@ def test_the_coder_is_three_times_faster_than_the_loop_and_keeps_only_its_input(
             assert row["rows"] == 4096
             assert 3 * row["forward_ns"] <= loop["forward_ns"]
             assert 3 * row["both_ns"] <= loop["both_ns"]
+
+
+# ---- examples/ablation.py
+
+
+@pytest.mark.parametrize("name", ["ablation-cpu.json", "coder_study-cpu.json"])
+def test_the_tables_of_the_ablation_are_those_of_the_committed_results(
+    load_example, name
+):
+    studies, tables = (
+        load_example(f"ablation_{part}") for part in ("studies", "tables")
+    )
+    results = read_results(name)
+    assert len(results["seeds"]) >= 3
+    study = studies.STUDIES[results["study"]]
+    rows = [(row["section"], row["name"]) for row in results["rows"]]
+    assert rows == [(row.section, row.name) for row in study.rows]
+    runs = [row["runs"] for row in results["rows"]]
+    again = tables.collect(study, dict(zip(rows, runs, strict=True)))
+    assert json.loads(json.dumps(again)) == {key: results[key] for key in again}
+    page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
+    assert tables.markdown(results) in page

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
-from mar_snn.neurons import ATMNCoder, listen_to_spikes
+from mar_snn.neurons import ATMNCoder, LIFCoder, listen_to_spikes
 from mar_snn.spiking import SITES, SpikingConfig, calibrate, coders, spikify
 
 
@@ -73,6 +73,43 @@ def test_the_numbers_of_the_config_reach_the_coders(model):
     assert coder.neuron.detach_reset
 
 
+LIF = {"neuron": "lif", "tau": 2.0, "readout": "sum", "fire_ratio": 1.0}
+LIF["gradient"] = "surrogate"
+
+
+def test_a_binary_neuron_can_stand_in_the_slots(model, batch):
+    config = SpikingConfig(**LIF, time_steps=3, surrogate="Sigmoid", detach_reset=True)
+    spikify(model, config)
+    assert len(names(model)) == 12
+    coder = next(coders(model))[1]
+    assert isinstance(coder, LIFCoder)
+    assert (coder.time_steps, coder.tau) == (3, 2.0)
+    assert type(coder.neuron.surrogate_function).__name__ == "Sigmoid"
+    assert coder.neuron.detach_reset
+    calibrate(model, [batch])
+    model(**batch).logits.square().sum().backward()
+    assert model.backbone.layers[0].mixer.in_proj.weight.grad.abs().max() > 0
+
+
+def test_a_config_saved_before_there_was_a_choice_of_neurons_is_ternary():
+    saved = asdict(SpikingConfig())
+    del saved["neuron"]
+    assert SpikingConfig(**saved).neuron == "atmn"
+
+
+def test_calibration_finds_the_best_rate_of_a_binary_neuron(model, batch):
+    spikify(model, SpikingConfig(**LIF, layers=(1,), sites=("mlp.in",)))
+    (x,) = inputs_of(model, batch).values()
+    calibrate(model, [batch])
+    ((_, coder),) = coders(model)
+    fitted = (coder(x) - x).square().flatten(0, -2).sum(0)
+    full = x.abs().flatten(0, -2).amax(0)
+    for share in torch.linspace(0.1, 2.0, 30):
+        other = (coder.code(x, share * full) - x).square().flatten(0, -2).sum(0)
+        # between two candidates there may be a slightly better one
+        assert (fitted <= 1.1 * other).all()
+
+
 def test_the_config_survives_json():
     config = SpikingConfig(sites=("mlp.out",), layers=(1, 2))
     assert SpikingConfig(**json.loads(json.dumps(asdict(config)))) == config
@@ -84,6 +121,9 @@ def test_the_config_survives_json():
         ({"sites": ("ffn",)}, "sites must be one or more of mixer.in, .* got ffn"),
         ({"sites": ()}, "sites must be one or more of .* got none"),
         ({"surrogate": "Atan"}, "surrogate must name a class .* got 'Atan'"),
+        ({"neuron": "if"}, "neuron must be 'atmn' or 'lif', got 'if'"),
+        ({"neuron": "lif"}, "needs readout='sum', .* got 'geometric', 0.6"),
+        (LIF | {"tau": 0.5}, "tau must be at least 1, got 0.5"),
         ({"time_steps": 0}, "time_steps must be at least 1, got 0"),
         ({"tau": -1.0}, "tau .* -1"),
         ({"readout": "mean"}, "readout must be 'geometric' or 'sum', got 'mean'"),

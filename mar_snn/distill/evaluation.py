@@ -1,22 +1,28 @@
-"""How well a language model predicts held-out text."""
+"""How well a model predicts held-out text, and how near it stays to its teacher."""
 
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mar_snn.distill.data import collate
+from mar_snn.spiking import SITES
 
-__all__ = ["perplexity"]
+__all__ = ["alignment_error", "perplexity", "relative_distance"]
 
 
 @torch.no_grad()
 def perplexity(
-    model: Any, rows: Dataset, *, batch_size: int = 8, desc: str = "Evaluating"
+    model: Any, rows: Dataset, *, batch_size: int = 8, desc: str | None = "Evaluating"
 ) -> float:
     """Exp of the mean negative log-likelihood of every token but the first of its row.
 
@@ -24,19 +30,100 @@ def perplexity(
         model: a causal language model of transformers.
         rows: packed rows (`mar_snn.distill.data.pack`).
         batch_size: rows evaluated at once.
-        desc: what the progress bar says.
+        desc: what the progress bar says; None for no bar.
     """
-    training = model.training
-    model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     tokens = 0
-    for batch in tqdm(DataLoader(rows, batch_size, collate_fn=collate), desc=desc):
-        ids = batch["input_ids"].to(model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        losses = F.cross_entropy(
-            logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        )
-        total += losses.double().sum()
-        tokens += losses.numel()
-    model.train(training)
+    with _evaluating(model):
+        for ids in _batches(rows, batch_size, desc):
+            ids = ids.to(model.device)
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            losses = F.cross_entropy(
+                logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            )
+            total += losses.double().sum()
+            tokens += losses.numel()
     return math.exp(total.item() / tokens)
+
+
+def relative_distance(
+    student: Float[Tensor, "*batch channels"], teacher: Float[Tensor, "*batch channels"]
+) -> Float[Tensor, "*batch"]:
+    """||student - teacher|| / ||teacher|| over the channels, 0 where both are 0."""
+    distance = torch.linalg.vector_norm(student - teacher, dim=-1)
+    size = torch.linalg.vector_norm(teacher, dim=-1)
+    return torch.where(distance == 0, 0.0, distance / size)
+
+
+@torch.no_grad()
+def alignment_error(
+    student: Any,
+    teacher: Any,
+    rows: Dataset,
+    *,
+    batch_size: int = 8,
+    desc: str | None = "Aligning",
+) -> dict[str, float]:
+    """The temporal alignment error of a student, by site.
+
+    Both models read the same tokens. At every token, `relative_distance` compares what
+    enters the student's projection behind a slot with what enters the teacher's; the
+    error of a site is the mean over tokens and layers.
+
+    Args:
+        student: a Llamba, spiking or dense.
+        teacher: a Llamba of the same shape.
+        rows: packed rows (`mar_snn.distill.data.pack`).
+        batch_size: rows compared at once.
+        desc: what the progress bar says; None for no bar.
+    """
+    total = dict.fromkeys(SITES, 0.0)
+    count = 0
+    with (
+        _evaluating(student),
+        _evaluating(teacher),
+        _projection_inputs(student) as ours,
+        _projection_inputs(teacher) as theirs,
+    ):
+        for ids in _batches(rows, batch_size, desc):
+            for model in (student, teacher):
+                model(input_ids=ids.to(model.device), use_cache=False)
+            for (site, layer), x in ours.items():
+                wanted = theirs[site, layer].to(x.device)
+                total[site] += relative_distance(x.float(), wanted.float()).sum().item()
+            count += ids.numel() * len(student.backbone.layers)
+    return {site: error / count for site, error in total.items()}
+
+
+@contextmanager
+def _projection_inputs(model: Any) -> Iterator[dict[tuple[str, int], Tensor]]:
+    """(site, layer) -> what entered its projection in the last forward pass."""
+    inputs: dict[tuple[str, int], Tensor] = {}
+
+    def keep(key: tuple[str, int], _projection: nn.Module, args: tuple[Tensor]) -> None:
+        inputs[key] = args[0]
+
+    with ExitStack() as hooks:
+        for index, layer in enumerate(model.backbone.layers):
+            for site, (owner, _, projection) in SITES.items():
+                module = getattr(getattr(layer, owner), projection)
+                hook = module.register_forward_pre_hook(partial(keep, (site, index)))
+                hooks.callback(hook.remove)
+        yield inputs
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and then as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _batches(rows: Dataset, batch_size: int, desc: str | None) -> Iterator[Tensor]:
+    loader = DataLoader(rows, batch_size, collate_fn=collate)
+    for batch in tqdm(loader, desc=desc, disable=desc is None):
+        yield batch["input_ids"]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.neurons.spikes import SpikeEvent
 from mar_snn.spiking import coders
 
@@ -58,7 +59,7 @@ class SpikeStatistics:
             site, channels = self._site_of[coder], len(fired)
             sums = reduce(torch.cat([fired, fired.new_tensor([self._chances[coder]])]))
             fired, chances = sums[:-1], sums[-1]
-            v_threshold = _whole(coder.neuron.v_threshold)
+            v_threshold = _whole(coder.v_threshold)
             every, each = chances * channels, fired.new_tensor(channels)
             for name, value, count in (
                 ("firing_rate", fired, every),
@@ -91,7 +92,7 @@ class SiteWarmup:
         self._steps = steps
         # tensors, not branches: a compiled model stays compiled when one changes
         self._spiking = [
-            torch.tensor(True, device=coder.neuron.v_threshold.device)
+            torch.tensor(True, device=coder.v_threshold.device)
             for coder in self._coders
         ]
         self.at(0)
@@ -128,10 +129,20 @@ def _held_back_until(spiking: Tensor) -> Callable[[nn.Module, Any, Tensor], Any]
 
 
 class FiringRates:
-    """The firing rate of every token at every coder of a model, with gradients."""
+    """The firing rate of every token at every coder of a model, with gradients.
+
+    Raises:
+        ValueError: where a coder is no ATMNCoder.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._coders = dict(coders(model))
+        for name, coder in self._coders.items():
+            if not isinstance(coder, ATMNCoder):
+                raise ValueError(
+                    "firing_rate_target draws learnable thresholds, and those of "
+                    f"{name}, a {type(coder).__name__}, are fixed: leave it out"
+                )
         self.clear()
 
     def clear(self) -> None:

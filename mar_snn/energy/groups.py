@@ -6,6 +6,7 @@ from spikingjelly.activation_based.neuron import BaseNode
 from torch import nn
 
 from mar_snn.neurons.coder import ATMNCoder
+from mar_snn.neurons.lif_coder import LIFCoder
 
 __all__ = ["group_of"]
 
@@ -46,7 +47,7 @@ def group_of(name: str, module: nn.Module) -> str:
     Neurons are one group wherever they stand. What has none of the names above is
     grouped by its class; what stands in the model's own forward is "other".
     """
-    if isinstance(module, BaseNode | ATMNCoder):
+    if isinstance(module, BaseNode | ATMNCoder | LIFCoder):
         return "neuron"
     if isinstance(module, nn.Embedding):
         return "embedding"

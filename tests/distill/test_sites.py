@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mar_snn.distill.sites import FiringRates, SiteWarmup, SpikeStatistics
-from mar_snn.neurons import ATMNCoder
+from mar_snn.neurons import ATMNCoder, LIFCoder
 from mar_snn.neurons.spikes import listen_to_spikes
 from mar_snn.spiking import coders
 
@@ -166,3 +166,14 @@ def test_evaluation_takes_no_rates(student):
     with rates.attached():
         student.eval()(IDS)
     assert rates.distances(0.1) == []
+
+
+def test_fixed_thresholds_have_no_rate_to_draw():
+    block = Block()
+    block.mixer.in_neuron = LIFCoder(2)
+    with pytest.raises(ValueError, match=r"of mixer\.in_neuron, a LIFCoder, are fixed"):
+        FiringRates(block)
+    statistics = SpikeStatistics(block)
+    with listen_to_spikes(statistics):
+        block(torch.ones(1, 2))
+    assert read(statistics)["threshold/mixer.in"] == 1.0

@@ -7,6 +7,7 @@ from torch import nn
 from mar_snn.energy.groups import group_of
 from mar_snn.neurons.atmn import ATMNNode
 from mar_snn.neurons.coder import ATMNCoder
+from mar_snn.neurons.lif_coder import LIFCoder
 
 LINEAR = nn.Linear(1, 1)
 CONTAINER = nn.Sequential(LINEAR)
@@ -58,7 +59,7 @@ def test_names_of_llamba_have_groups_and_others_their_class(name, group):
 @pytest.mark.parametrize("name", ["", "backbone.layers.0.mixer.in_neuron", "lm_head"])
 @pytest.mark.parametrize(
     "module",
-    [neuron.LIFNode(), ATMNNode(), ATMNCoder(1)],
+    [neuron.LIFNode(), ATMNNode(), ATMNCoder(1), LIFCoder(1)],
     ids=lambda m: type(m).__name__,
 )
 def test_neurons_are_one_group_wherever_they_stand(name, module):

@@ -9,6 +9,7 @@ from mar_snn.energy import OpCounts, SpikeOpCounter
 from mar_snn.energy.counts import ByteCounts
 from mar_snn.neurons.atmn import ATMNNode
 from mar_snn.neurons.coder import ATMNCoder
+from mar_snn.neurons.lif_coder import LIFCoder
 from mar_snn.neurons.ops import atmn_code, atmn_multi_step
 
 
@@ -121,6 +122,32 @@ def test_a_coder_pays_for_its_steps_and_its_projection_for_each_plane(count_mode
     (firing,) = counter.run().firing.values()
     assert (firing.pos, firing.neg) == ((1, 1, 0), (1, 0, 0))
     assert (firing.tau, firing.readout) == (0.5, "geometric")
+
+
+def test_a_binary_coder_is_fed_at_every_step_and_its_projection_only_adds(count_model):
+    coder = LIFCoder(2, time_steps=4, v_threshold=2.0)
+    model = nn.Sequential(coder, nn.Linear(2, 5, bias=False))
+    # in thresholds 1.5 and 0.6: the first fires at each step, the second at the third
+    counter = count_model(model, torch.tensor([[3.0, 1.2]]))
+    neuron_row, projection = counter.rows()
+    # 2 elements: 4 comparisons; at 3 steps a leak and an input; and 5 spikes
+    assert neuron_row.ops == OpCounts(cmp=8, mul=6, add=11)
+    assert neuron_row.dense_ops == OpCounts()
+    # float32: the input at 4 steps, the membrane out and in 3 times, 2 thresholds
+    assert neuron_row.moved.activation == 4 * 2 * 4
+    assert neuron_row.moved.neuron_state == 2 * 3 * 2 * 4
+    # 5 spikes of 5 outputs; V / T folds into the weights, nothing is rescaled
+    assert projection.ops == OpCounts(dense_mac=10, ac_add=25, sop_unit=25)
+    (firing,) = counter.run().firing.values()
+    assert (firing.pos, firing.neg) == ((1, 1, 2, 1), (0, 0, 0, 0))
+    assert (firing.tau, firing.readout) == (2.0, "sum")
+
+
+def test_an_analogue_binary_coder_has_no_price():
+    coder = LIFCoder(2, surrogate_function=surrogate.ATan(spiking=False))
+    with torch.no_grad(), SpikeOpCounter(coder) as counter:
+        coder(torch.ones(1, 2))
+    assert counter.run().uncounted == {"LIFCoder": 1}
 
 
 def test_counting_a_coder_changes_neither_its_value_nor_its_gradient():

@@ -7,6 +7,7 @@ def test_the_package_offers_these_names():
     assert neurons.__all__ == [
         "ATMNCoder",
         "ATMNNode",
+        "LIFCoder",
         "SpikeEvent",
         "TernarySpikeCompressor",
         "as_binary_planes",

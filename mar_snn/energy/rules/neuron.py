@@ -11,12 +11,14 @@ Per element and step, with one more addition per spike for the reset:
     TernaryLIF, ATMNNode    1 mul, 1 add    2 cmp
     ATMNCoder, first step   nothing         2 cmp
     ATMNCoder, later step   1 mul           2 cmp
+    LIFCoder, first step    nothing         1 cmp
+    LIFCoder, later step    1 mul, 1 add    1 cmp
 
 The membrane that a node keeps between calls may differ from zero, so its leak is paid
-at every step; a coder starts from rest and is fed once. A KLIF node that scales its
-reset pays 1 mul more. An integer spike k of ILIF is k spikes: k subtractions. Constants
-that multiply the input (1 / tau of a LIF node, the threshold of a unit spike) fold into
-the weights beside the neuron.
+at every step; a coder starts from rest, and an ATMNCoder is fed once. A KLIF node that
+scales its reset pays 1 mul more. An integer spike k of ILIF is k spikes: k
+subtractions. Constants that multiply the input (1 / tau of a LIF node, the threshold of
+a unit spike) fold into the weights beside the neuron.
 
 Bytes: the input is read and the spikes are written; a node reads and writes its
 membrane at every step, a coder between its T steps only. In the dense twin no neuron
@@ -39,6 +41,7 @@ from mar_snn.energy.spike_trains import Events
 from mar_snn.neurons import ops as _registered  # noqa: F401  registers mar_snn::
 from mar_snn.neurons.atmn import ATMNNode
 from mar_snn.neurons.coder import ATMNCoder
+from mar_snn.neurons.lif_coder import LIFCoder
 from mar_snn.neurons.reference import atmn_encode, membrane_dtype
 
 _ops = torch.ops.mar_snn
@@ -141,21 +144,46 @@ def price_coder(call: ModuleCall) -> Cost | None:
     return _coder_cost(x, call.module.neuron.a, call.module.time_steps, call.events)
 
 
-def _coder_cost(x: Tensor, threshold: Tensor, steps: int, events: Events) -> Cost:
+def _coder_cost(
+    x: Tensor,
+    threshold: Tensor,
+    steps: int,
+    events: Events,
+    *,
+    cmp: int = 2,
+    feeds: int = 1,
+) -> Cost:
+    """`feeds`: at how many steps the input is read; added at all but the first."""
     size = x.numel()
     state = membrane_dtype(x.dtype).itemsize
     moved = {
-        "activation": size_in_bytes(x),
+        "activation": feeds * size_in_bytes(x),
         "spike_bitmap": bitmap_bytes(size, steps),
         "neuron_state": 2 * (steps - 1) * size * state,
     }
     _add_threshold(moved, threshold)
     ops: dict[str, int | Tensor] = {
-        "cmp": 2 * steps * size,
+        "cmp": cmp * steps * size,
         "mul": (steps - 1) * size,
-        "add": events.pos + events.neg,
+        "add": events.pos + events.neg + (feeds - 1) * size,
     }
     return Cost(ops, dense={}, moved=moved, dense_moved={})
+
+
+@register_module_rule(LIFCoder)
+def price_lif_coder(call: ModuleCall) -> Cost | None:
+    """T comparisons, T - 1 multiplications and additions, 1 addition a spike."""
+    if call.events is None:
+        return None
+    coder = call.module
+    return _coder_cost(
+        call.args[0],
+        coder.v_threshold,
+        coder.time_steps,
+        call.events,
+        cmp=1,
+        feeds=coder.time_steps,
+    )
 
 
 # ---- our operations, where no module of the above calls them

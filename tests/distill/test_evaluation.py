@@ -1,0 +1,103 @@
+"""Perplexity, and the distance of a student's projection inputs from its teacher's."""
+
+import copy
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+
+from mar_snn.distill.evaluation import alignment_error, perplexity, relative_distance
+from mar_snn.spiking import SITES, SpikingConfig, calibrate, spikify
+
+
+def test_the_distance_is_relative_to_the_teacher():
+    student = torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 0.0], [3.0, 0.0]])
+    teacher = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
+    found = relative_distance(student, teacher)
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 1.0, 0.8]))
+
+
+def test_two_silent_tokens_agree_and_a_silent_teacher_is_infinitely_far():
+    student = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+    assert relative_distance(student, torch.zeros(2, 2)).tolist() == [0.0, math.inf]
+
+
+def test_a_teacher_is_aligned_with_itself(teacher, rows):
+    errors = alignment_error(copy.deepcopy(teacher), teacher, rows, desc=None)
+    assert errors == dict.fromkeys(SITES, 0.0)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * x
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.25])
+def test_a_slot_that_scales_its_input_is_off_by_what_it_adds(teacher, rows, factor):
+    student = copy.deepcopy(teacher)
+    # the last slot of the model: what is scaled there enters no other projection
+    student.backbone.layers[1].mlp.out_neuron = Scaled(factor)
+    errors = alignment_error(student, teacher, rows, desc=None)
+    assert errors.pop("mlp.out") == pytest.approx(abs(factor - 1) / 2)  # of 2 layers
+    assert errors == dict.fromkeys(errors, 0.0)
+
+
+def test_every_site_sees_the_error_of_its_coders(teacher, rows):
+    ids = torch.tensor(rows["input_ids"])
+    for site, (owner, slot, _) in SITES.items():
+        student = copy.deepcopy(teacher)
+        spikify(student, SpikingConfig(sites=(site,), layers=(0,)))
+        calibrate(student, [{"input_ids": ids}])
+        before = {}
+        coder = getattr(getattr(student.backbone.layers[0], owner), slot)
+        hook = coder.register_forward_hook(
+            lambda _, args, out, before=before: before.update(x=args[0], y=out)
+        )
+        errors = alignment_error(student, teacher, rows, batch_size=16, desc=None)
+        hook.remove()
+        # before the first spiking slot of the model nothing differs
+        first = (before["y"] - before["x"]).norm(dim=-1) / before["x"].norm(dim=-1)
+        assert errors[site] > first.mean().item() / 2 > 0
+
+
+def test_the_batch_size_changes_no_figure_and_the_mode_comes_back(
+    student, teacher, rows
+):
+    student.train()
+    small, large = (
+        alignment_error(student, teacher, rows, batch_size=size, desc=None)
+        for size in (3, 16)
+    )
+    assert small == pytest.approx(large)
+    assert all(0.01 < error < 1 for error in small.values())
+    assert student.training
+    assert not teacher.training
+    assert perplexity(student, rows, batch_size=3, desc=None) == pytest.approx(
+        perplexity(student, rows, batch_size=16, desc=None)
+    )
+
+
+def test_no_hook_stays_behind(student, teacher, rows):
+    alignment_error(student, teacher, rows, desc=None)
+    for model in (student, teacher):
+        assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_perplexity_of_a_model_without_an_opinion_is_its_vocabulary(teacher, rows):
+    with torch.no_grad():
+        teacher.lm_head.weight.zero_()
+    assert perplexity(teacher, rows, desc=None) == pytest.approx(40.0)
+
+
+def test_only_a_named_bar_is_shown(teacher, rows, capsys):
+    perplexity(teacher, rows, desc=None)
+    alignment_error(teacher, copy.deepcopy(teacher), rows, desc=None)
+    assert capsys.readouterr().err == ""
+    perplexity(teacher, Dataset.from_dict(rows[:2]), desc="Reading")
+    assert "Reading" in capsys.readouterr().err

@@ -1,0 +1,450 @@
+"""examples/ablation.py from end to end at a tiny size, its studies and its tables."""
+
+import csv
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import datasets
+import pytest
+import torch
+from matplotlib.image import imread
+
+from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+from mar_snn.provenance import versions
+from mar_snn.spiking import SITES, SpikingConfig, calibrate, spikify
+
+SECONDS = "seconds"
+
+
+@pytest.fixture(scope="module")
+def studies(load_example) -> ModuleType:
+    return load_example("ablation_studies")
+
+
+@pytest.fixture(scope="module")
+def tables(load_example, studies) -> ModuleType:
+    return load_example("ablation_tables")
+
+
+@pytest.fixture(scope="module")
+def example(load_example, studies, tables) -> ModuleType:
+    return load_example("ablation")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, byte_tokenizer) -> Path:
+    """A random Llamba whose tokens are bytes."""
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(0)
+    config = LlambaConfig(
+        vocab_size=256,
+        d_model=16,
+        n_layer=2,
+        mlp_cfg={"intermediate_size": 24},
+        ssm_cfg={"d_state": 4, "n_v_heads": 2, "n_qk_heads": 2},
+        initializer_range=0.2,
+    )
+    LlambaForCausalLM(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def small(studies, monkeypatch):
+    """A study of four rows, of which two are the same, in place of the referee's."""
+    kl = {"alpha": 1.0, "beta": 0.0, "feature_weight": 0.0}
+    lif = SpikingConfig(
+        neuron="lif", tau=2.0, readout="sum", fire_ratio=1.0, gradient="surrogate"
+    )
+    row = studies.Row
+    study = studies.Study(
+        title="Small",
+        max_steps=2,
+        reference=("parts", "ternary"),
+        rows=(
+            row(section="parts", name="dense", spiking=None),
+            row(section="parts", name="binary", spiking=lif, training=kl),
+            row(
+                section="parts",
+                name="ternary",
+                spiking=SpikingConfig(),
+                training=kl,
+                claim="better than binary",
+                against="binary",
+            ),
+            row(section="again", name="4", spiking=SpikingConfig(), training=kl),
+        ),
+    )
+    monkeypatch.setitem(studies.STUDIES, "referee", study)
+    return study
+
+
+@pytest.fixture
+def run(example, small, teacher, tmp_path, monkeypatch) -> Callable[..., int]:
+    """Run the example on the tiny teacher; options override."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    texts = tmp_path / "texts.jsonl"
+    lines = [json.dumps({"body": f"line {i} of a text. " * 5}) for i in range(40)]
+    texts.write_text("\n".join(lines))
+
+    def run(**options: object) -> int:
+        options = {
+            "teacher": teacher,
+            "train_data": texts,
+            "text_column": "body",
+            "output_dir": tmp_path / "out",
+            "seeds": "3 5",
+            "max_length": 16,
+            "eval_rows": 4,
+            "probe_rows": 2,
+            **options,
+        }
+        arguments = [
+            word
+            for name, value in options.items()
+            for word in (f"--{name}", *str(value).split())
+        ]
+        monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
+        return example.main()
+
+    return run
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def without_times(results: dict) -> dict:
+    for row in results["rows"]:
+        row["statistics"].pop(SECONDS)
+        for figures in row["runs"]:
+            figures.pop(SECONDS)
+    return results
+
+
+def test_everything_the_example_promises_is_there(run, tables, tmp_path, capsys):
+    assert run() == 0
+    out = tmp_path / "out"
+    # three different rows of two seeds; the fourth row is the third
+    assert len(list((out / "runs").iterdir())) == 6
+    results = read(out)
+    assert results["versions"] == versions()
+    assert results["machine"]["threads"] == 1
+    assert (results["seeds"], results["arguments"]["max_steps"]) == ([3, 5], 2)
+    dense, binary, ternary, again = results["rows"]
+    assert ternary["runs"] == again["runs"]
+    for figures in dense["runs"]:
+        assert figures["perplexity_ratio"] == 1.0
+        assert figures["alignment_error"] == figures["synops_per_token"] == 0.0
+        assert figures["energy_ratio"] == 1.0
+        assert "sparsity" not in figures
+    for row in (binary, ternary):
+        one, two = row["runs"]
+        assert one["perplexity"] != two["perplexity"]
+        for figures in row["runs"]:
+            assert figures["perplexity"] > 1
+            assert 0 < figures["sparsity"] < 1
+            assert 0 < figures["alignment_error"] < 2
+            assert figures["synops_per_token"] > 0
+            sites = [figures[f"alignment_error.{site}"] for site in SITES]
+            assert figures["alignment_error"] == pytest.approx(sum(sites) / 4)
+    # half of what a ternary code keeps is below zero
+    assert binary["runs"][0]["alignment_error"] > ternary["runs"][0]["alignment_error"]
+    text = (out / "table.md").read_text(encoding="utf-8")
+    assert text == tables.markdown(results)
+    assert text in capsys.readouterr().out
+    text = (out / "table.csv").read_text(encoding="utf-8")
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert [line["name"] for line in lines] == ["dense", "binary", "ternary", "4"]
+    mean = ternary["statistics"]["perplexity"]["mean"]
+    assert float(lines[2]["perplexity_mean"]) == mean
+    assert lines[0]["sparsity_mean"] == ""
+    assert imread(out / "perplexity.png").shape[1] == 1080
+
+
+def test_a_finished_study_is_not_run_again(run, example, tmp_path, monkeypatch):
+    assert run() == 0
+    first = read(tmp_path / "out")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a finished run was started again")
+
+    monkeypatch.setattr(example.Bench, "run", refuse)
+    assert run() == 0
+    assert read(tmp_path / "out") == first
+    # one of its seeds is finished too, and its results go where they are wanted
+    assert run(seeds="5", results=tmp_path / "deep" / "one.json") == 0
+    one = json.loads((tmp_path / "deep" / "one.json").read_text())
+    assert one["rows"][1]["runs"] == first["rows"][1]["runs"][1:]
+    assert one["rows"][1]["statistics"]["perplexity"]["std"] is None
+    assert one["rows"][2]["verdict"] == "one seed decides nothing"
+
+
+def test_a_changed_setting_is_another_run(run, tmp_path):
+    assert run(seeds="3") == 0
+    assert run(seeds="3", learning_rate=1e-3) == 0
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
+    # neither where it is written nor the number of threads changes what is trained
+    assert run(seeds="3", threads=2, results=tmp_path / "results.json") == 0
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_after_ctrl_c_the_same_command_goes_on(
+    run, example, tmp_path, monkeypatch, capsys, step
+):
+    assert run(seeds="3", output_dir=tmp_path / "whole") == 0
+    begun = []
+
+    def press(*_: object, **__: object) -> None:
+        begun.append(1)
+        if len(begun) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(example._StepOnTheBar, "on_step_begin", press)
+    assert run(seeds="3") == 130
+    assert "The same command goes on" in capsys.readouterr().err
+    out = tmp_path / "out"
+    # the dense row, which is not trained
+    assert len(list((out / "runs").iterdir())) == 1
+    assert not (out / "results.json").exists()
+    assert run(seeds="3") == 0
+    assert without_times(read(out)) == without_times(read(tmp_path / "whole"))
+
+
+def test_gradients_share_their_calibration(example, small, teacher, run, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        example, "calibrate", lambda *args: (calls.append(1), calibrate(*args))
+    )
+    rows = [
+        example.Row(section="s", name=name, spiking=SpikingConfig(**gradient))
+        for name, gradient in {
+            "a": {"gradient": "straight_through"},
+            "b": {"gradient": "surrogate", "surrogate": "Sigmoid"},
+            "c": {"gradient": "surrogate", "detach_reset": True},
+            "d": {"gradient": "surrogate", "tau": 1.0},
+        }.items()
+    ]
+    object.__setattr__(small, "rows", tuple(rows))
+    object.__setattr__(small, "reference", ("s", "a"))
+    assert run(seeds="3") == 0
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"max_steps": 0}, "--max_steps must be at least 1, got 0"),
+        ({"eval_rows": -1}, "--eval_rows must be at least 1, got -1"),
+        ({"seeds": "1 1"}, r"--seeds must be distinct numbers, got [1, 1]"),
+        ({"teacher": "/nowhere"}, "/nowhere"),
+        ({"train_data": "nothing.jsonl"}, "nothing.jsonl"),
+        ({"max_length": 100_000}, "do not fill one row of 100000 tokens"),
+    ],
+)
+def test_bad_input_gets_one_line_that_says_what_is_wrong(run, capsys, wrong, sentence):
+    assert run(**wrong) == 2
+    (line,) = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("error: ")
+    ]
+    assert sentence in line
+
+
+def test_a_file_in_place_of_the_folder_is_refused(run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(output_dir=tmp_path / "file") == 2
+    assert "is a file, not a folder" in capsys.readouterr().err
+
+
+def test_a_spiking_teacher_is_refused(run, teacher, tmp_path, byte_tokenizer, capsys):
+    student = spikify(LlambaForCausalLM.from_pretrained(teacher))
+    student.save_pretrained(tmp_path / "student")
+    byte_tokenizer().save_pretrained(tmp_path / "student")
+    assert run(teacher=tmp_path / "student") == 2
+    assert "spikes already: give a dense one" in capsys.readouterr().err
+
+
+# ---- the studies
+
+
+def distinct(study) -> set[str]:
+    return {
+        json.dumps([asdict(r.spiking), r.training]) for r in study.rows if r.spiking
+    }
+
+
+def test_the_coder_study_has_every_distinct_combination_once(studies):
+    assert len(studies.CODER.rows) == len(distinct(studies.CODER)) == 50
+    taus = [row.spiking.tau for row in studies.CODER.rows]
+    # five gradients and two fire ratios; both read-outs, but one where they agree
+    assert [taus.count(tau) for tau in (0.5, 1.0, 2.0)] == [20, 10, 20]
+
+
+def test_the_referees_study_has_what_the_referee_asked_for(studies):
+    rows = studies.REFEREE.rows
+    assert len(distinct(studies.REFEREE)) == 22
+    spiking = [row.spiking for row in rows if row.spiking]
+    assert {s.time_steps for s in spiking} == {1, 2, 3, 4, 6}
+    assert {s.tau for s in spiking if s.neuron == "atmn"} == {0.5, 1.0, 2.0}
+    assert {s.fire_ratio for s in spiking} == {2 / 3, 1.0}
+    assert {s.sites for s in spiking if len(s.sites) == 1} == {(s,) for s in SITES}
+    losses = [row.training for row in rows if row.training]
+    grid = {(t["alpha"], t["beta"]) for t in losses}
+    assert grid == {(1.0, 0.0), (0.0, 1.0), (0.7, 0.2), (0.2, 0.7)}
+    points = {t.get("feature_points") for t in losses}
+    assert points == {None, "pre_norm", "post_norm", "both"}
+    assert [row.name for row in rows if row.spiking is None] == ["dense teacher"]
+
+
+def test_the_rows_rest_on_the_defaults_of_the_package(studies):
+    """Where a default changes, the studies say what they trained, and are run again."""
+    (row,) = (
+        r
+        for r in studies.REFEREE.rows
+        if (r.section, r.name) == studies.REFEREE.reference
+    )
+    assert row.spiking == SpikingConfig()
+
+
+def test_a_study_that_compares_with_nothing_is_refused(studies):
+    row = studies.Row(section="a", name="b", spiking=None, against="c")
+    with pytest.raises(ValueError, match=r"without \[\('a', 'c'\)\]"):
+        studies.Study(title="", rows=(row,), max_steps=1, reference=("a", "b"))
+    row = studies.Row(section="a", name="b", spiking=None)
+    with pytest.raises(ValueError, match="2 rows with 1 names"):
+        studies.Study(title="", rows=(row, row), max_steps=1, reference=("a", "b"))
+
+
+# ---- the tables
+
+
+@pytest.fixture
+def factorial(studies):
+    """Two factors of two levels each."""
+    return studies.Study(
+        title="Factors",
+        max_steps=1,
+        reference=("s", "0.5 2/3"),
+        factors={"tau": ("tau",), "fire ratio": ("fire_ratio",)},
+        rows=tuple(
+            studies.Row(
+                section="s",
+                name=f"{tau} {name}",
+                spiking=SpikingConfig(tau=tau, fire_ratio=ratio),
+            )
+            for tau in (0.5, 1.0)
+            for name, ratio in (("2/3", 2 / 3), ("1", 1.0))
+        ),
+    )
+
+
+def perplexities(**rows: list[float]) -> dict:
+    return {
+        ("s", name): [
+            {"perplexity": value, "perplexity_ratio": value / 10} for value in values
+        ]
+        for name, values in rows.items()
+    }
+
+
+def test_a_change_is_taken_within_each_seed(tables, factorial):
+    figures = perplexities(
+        **{
+            "0.5 2/3": [10.0, 20.0, 40.0],
+            "0.5 1": [11.0, 22.0, 44.0],
+            "1.0 2/3": [9.0, 18.2, 36.8],
+            "1.0 1": [11.0, 24.0, 44.0],
+        }
+    )
+    results = tables.collect(factorial, figures)
+    one, two, three, four = (row["change"] for row in results["rows"])
+    assert (one["mean"], one["std"]) == (0.0, 0.0)
+    assert (two["mean"], two["std"]) == pytest.approx((10.0, 0.0), abs=1e-9)
+    # -10, -9 and -8: t is 4.303 with two degrees of freedom
+    assert (three["mean"], three["std"]) == pytest.approx((-9.0, 1.0))
+    half = 4.30265 / 3**0.5
+    assert three["ci95"] == pytest.approx((-9 - half, -9 + half), abs=1e-4)
+    assert four["mean"] == pytest.approx(40 / 3)
+    # tau against 0.5: by seed the mean of (-10, 0), (-9, 100 / 11), (-8, 0)
+    tau, ratio = results["factors"]
+    assert (tau["factor"], tau["level"], tau["against"]) == ("tau", "1", "0.5")
+    assert tau["pairs"] == ratio["pairs"] == 2
+    assert tau["change"]["mean"] == pytest.approx((-27 + 100 / 11) / 6)
+    assert tau["change_alone"]["mean"] == pytest.approx(-9.0)
+    assert (ratio["level"], ratio["against"]) == ("1", "2/3")
+    assert ratio["change_alone"]["mean"] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "verdict"),
+    [
+        ([9.0, 9.1, 9.2], "lower", "supported"),
+        ([9.0, 9.1, 9.2], "higher", "contradicted"),
+        ([11.0, 11.1, 11.2], "higher", "supported"),
+        ([11.0, 11.1, 11.2], "lower", "contradicted"),
+        ([9.0, 10.5, 9.9], "lower", "undecided"),
+        ([9.0], "lower", "one seed decides nothing"),
+    ],
+)
+def test_a_verdict_needs_the_interval_on_one_side_of_zero(
+    tables, studies, values, expected, verdict
+):
+    study = studies.Study(
+        title="",
+        max_steps=1,
+        reference=("s", "base"),
+        rows=(
+            studies.Row(section="s", name="base", spiking=None),
+            studies.Row(
+                section="s",
+                name="new",
+                spiking=None,
+                claim="a claim",
+                against="base",
+                expected=expected,
+            ),
+        ),
+    )
+    figures = perplexities(base=[10.0] * len(values), new=values)
+    results = tables.collect(study, figures)
+    assert "verdict" not in results["rows"][0]
+    assert results["rows"][1]["verdict"] == verdict
+    assert (
+        f"| s: new | a claim | base | {sum(values) / len(values) * 10 - 100:+.2f}"
+        in (tables.markdown(results))
+    )
+
+
+def test_the_tables_show_means_and_spreads(tables, factorial):
+    names = ["0.5 2/3", "0.5 1", "1.0 2/3", "1.0 1"]
+    figures = perplexities(**{name: [10.0, 12.0] for name in names})
+    results = tables.collect(factorial, figures)
+    text = tables.markdown(results)
+    assert text.count("| **s** |") == 1
+    # the figures of a run that it does not have are dashes
+    assert "| 0.5 1 | - | 11.00 ± 1.41 | 1.100 ± 0.141 | - | - | - | - |" in text
+    assert "| tau: 1 | 0.5 | +0.00 ± 0.00 | +0.00 to +0.00 | 2 | +0.00 ± 0.00 |" in text
+    lines = list(csv.DictReader(io.StringIO(tables.as_csv(results))))
+    assert [line["perplexity_mean"] for line in lines] == ["11.0"] * 4
+    assert lines[0]["change_percent"] == "0.0"
+
+
+def test_the_picture_has_a_dot_for_each_seed_and_a_bar_for_each_row(tables, factorial):
+    names = ["0.5 2/3", "0.5 1", "1.0 2/3", "1.0 1"]
+    figures = perplexities(**{name: [10.0, 12.0] for name in names})
+    (ax,) = tables.draw(tables.collect(factorial, figures)).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["s", *names]
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [list(line.get_xdata()) for line in dots] == [[1.0, 1.2]] * 4
+    bars = [line for line in ax.lines if line.get_marker() == "|"]
+    assert [line.get_xdata()[0] for line in bars] == pytest.approx([1.1] * 4)
