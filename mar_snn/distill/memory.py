@@ -36,7 +36,7 @@ class MemoryEstimate(NamedTuple):
 
     def table(self) -> Table:
         """A line for each part, in GiB."""
-        table = Table(title="Memory of one process, estimated", show_header=False)
+        table = Table(title="Memory, estimated", show_header=False)
         table.add_column(style="bold")
         table.add_column(justify="right")
         for name, size in (self._asdict() | {"total": self.total}).items():
