@@ -1,9 +1,19 @@
 """LlambaCache: what a Llamba model remembers of the tokens it has read."""
 
+from dataclasses import fields
+
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
-__all__ = ["LlambaCache"]
+__all__ = ["CACHE_NAME", "LlambaCache"]
+
+#: What transformers calls a model's cache: "past_key_values" up to 5.23, then "cache".
+CACHE_NAME = next(
+    field.name
+    for field in fields(CausalLMOutputWithPast)
+    if field.name in ("past_key_values", "cache")
+)
 
 
 class LlambaCache:
@@ -25,6 +35,14 @@ class LlambaCache:
         #: state of each scan, [B, H, P, N] in float32, None at the start
         self.ssm_states: list[Float[Tensor, "B H P N"] | None] = [None] * num_layers
         self.seen_tokens = 0
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """No layer is what `generate` would call linear: it cuts the tokens read off.
+
+        From transformers 5.24 on it leaves them in front of the new ones otherwise.
+        """
+        return [False] * len(self.ssm_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Tokens read so far: the name and argument that `generate` uses."""

@@ -24,8 +24,9 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
-from mar_snn.llamba.cache import LlambaCache
+from mar_snn.llamba.cache import CACHE_NAME, LlambaCache
 from mar_snn.llamba.configuration_llamba import LlambaConfig
+from mar_snn.llamba.rows import convolve_documents, number_documents, token_mask
 from mar_snn.llamba.scan import LlambaScan
 from mar_snn.neurons.atmn import ATMNNode
 from mar_snn.spiking import fill_slots
@@ -61,15 +62,27 @@ class CausalConv1d(nn.Conv1d):
         self,
         x: Float[Tensor, "B L channels"],
         state: Float[Tensor, "B channels before"] | None = None,
+        seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> tuple[Float[Tensor, "B L channels"], Float[Tensor, "B channels before"]]:
-        """(output, last taps - 1 inputs); `state` is that of the tokens before."""
-        taps = self.kernel_size[0]
+        """(output, last taps - 1 inputs); `state` is that of the tokens before.
+
+        No document sees another where `seq_idx` numbers them from left to right; the
+        first goes on from the state, and the last leaves its inputs alone.
+        """
+        before = self.kernel_size[0] - 1
         x = x.transpose(1, 2)
         if state is None:
-            x = F.pad(x, (taps - 1, 0))
+            x = F.pad(x, (before, 0))
         else:
             x = torch.cat([state.to(x.dtype), x], dim=-1)
-        return super().forward(x).transpose(1, 2), x[..., x.shape[-1] - taps + 1 :]
+        if seq_idx is None:
+            return super().forward(x).transpose(1, 2), x[..., x.shape[-1] - before :]
+        seq_idx = torch.cat([seq_idx[:, :1].expand(-1, before), seq_idx], dim=1)
+        last = x[..., x.shape[-1] - before :]
+        foreign = seq_idx[:, seq_idx.shape[1] - before :] != seq_idx[:, -1:]
+        state = last.masked_fill(foreign[:, None], 0)
+        y = convolve_documents(x, seq_idx, self.weight[:, 0], self.bias)
+        return y.transpose(1, 2), state
 
 
 class LlambaMixer(nn.Module):
@@ -107,21 +120,25 @@ class LlambaMixer(nn.Module):
         cache: LlambaCache | None = None,
         layer_idx: int = 0,
         mask: Int[Tensor, "B L 1"] | None = None,
+        seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """The mixed tokens; `mask` is 0 on padding, which must come before them."""
+        """The mixed tokens; `mask` is 0 on padding, which must come before them.
+
+        `seq_idx` numbers the documents of a row from left to right.
+        """
         conv_state = cache.conv_states[layer_idx] if cache else None
         ssm_state = cache.ssm_states[layer_idx] if cache else None
         if mask is not None:
             u = u * mask.to(u.dtype)
         xbc, z, a_log = self.in_proj(self.in_neuron(u)).split(self.split_sizes, dim=-1)
-        xbc, conv_state = self.conv1d(xbc, conv_state)
+        xbc, conv_state = self.conv1d(xbc, conv_state, seq_idx)
         xbc = self.activation(xbc)
         if mask is not None:  # the convolution's bias must not reach the state
             xbc = xbc * mask.to(xbc.dtype)
         x, b, c = xbc.split(self.conv_split_sizes, dim=-1)
         x = x.unflatten(-1, (self.num_heads, -1))
         b, c = (t.unflatten(-1, (self.num_groups, -1)) for t in (b, c))
-        y, ssm_state = self.scan(x, b, c, a_log, self.D, ssm_state)
+        y, ssm_state = self.scan(x, b, c, a_log, self.D, ssm_state, seq_idx)
         if cache is not None:
             cache.conv_states[layer_idx] = conv_state
             cache.ssm_states[layer_idx] = ssm_state
@@ -168,9 +185,11 @@ class LlambaBlock(GradientCheckpointingLayer):
         h: Float[Tensor, "B L D"],
         cache: LlambaCache | None = None,
         mask: Int[Tensor, "B L 1"] | None = None,
+        seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """The residual stream behind this block."""
-        h = h + self.mixer(self.input_layernorm(h), cache, self.layer_idx, mask)
+        u = self.input_layernorm(h)
+        h = h + self.mixer(u, cache, self.layer_idx, mask, seq_idx)
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
@@ -244,6 +263,8 @@ class LlambaModel(LlambaPreTrainedModel):
         inputs_embeds: Float[Tensor, "B L D"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        seq_idx: Int[Tensor, "B L"] | None = None,
+        cache: LlambaCache | None = None,
         **kwargs: Any,  # noqa: ARG002  what generate() sends to every model
     ) -> BaseModelOutputWithPast:
         """Hidden states behind the last norm, and the cache where one is wanted.
@@ -252,57 +273,49 @@ class LlambaModel(LlambaPreTrainedModel):
             input_ids: token ids; or pass `inputs_embeds`.
             attention_mask: 1 on tokens, 0 on padding, over all tokens read so far or
                 over these; padding must stand on the left.
-            past_key_values: the cache of the tokens before.
+            past_key_values: the cache of the tokens before; `cache` is the same.
             inputs_embeds: embeddings instead of ids.
             use_cache: whether to return a cache; by default the config's answer when
                 not training.
             output_hidden_states: whether to return the input of every block and, last,
                 the output of the last norm (transformers' convention).
+            seq_idx: the document of each token, for rows of several: convolution and
+                state start afresh where it changes, so that a row gives what its
+                documents give one by one. The cache is that of the last document.
+            cache: what transformers calls `past_key_values` from 5.24 on.
             kwargs: ignored.
 
         Raises:
-            ValueError: with both or neither of ids and embeddings, or with a cache and
-                padding on the right.
+            ValueError: with both or neither of ids and embeddings, with a cache and
+                padding on the right, or with `seq_idx` of another shape than the ids
+                or beside a cache that holds tokens already.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds, not both or none")
         h = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        cache = past_key_values
+        cache = past_key_values if cache is None else cache
         if use_cache and cache is None:
             cache = LlambaCache(self.config.n_layer)
-        mask = _token_mask(attention_mask, h.shape[1], cached=cache is not None)
+        mask = token_mask(attention_mask, h.shape[1], cached=cache is not None)
+        if seq_idx is not None:
+            seq_idx = number_documents(seq_idx, h.shape[:2], cache)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         hidden_states = []
         for layer in self.layers:
             hidden_states.append(h)
-            h = layer(h, cache, mask)
+            h = layer(h, cache, mask, seq_idx)
         h = self.final_layernorm(h)
         hidden_states.append(h)
         if cache is not None:
             cache.seen_tokens += h.shape[1]
         return BaseModelOutputWithPast(
             last_hidden_state=h,
-            past_key_values=cache,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            **{CACHE_NAME: cache},
         )
-
-
-def _token_mask(
-    attention_mask: Tensor | None, length: int, *, cached: bool
-) -> Int[Tensor, "B L 1"] | None:
-    """The mask of the last `length` tokens; None where there is nothing to mask."""
-    if attention_mask is None or length == 1:
-        return None
-    mask = attention_mask[:, -length:].long()
-    if cached and not bool(mask[:, -1].all()):
-        raise ValueError(
-            "attention_mask ends in padding, which would enter the recurrent state: "
-            "pad on the left (tokenizer.padding_side = 'left')"
-        )
-    return mask[..., None]
 
 
 class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
@@ -342,6 +355,8 @@ class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        seq_idx: Int[Tensor, "B L"] | None = None,
+        cache: LlambaCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss where `labels` (-100 = ignored, shifted here) are given.
@@ -356,6 +371,8 @@ class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
+            seq_idx=seq_idx,
+            cache=cache,
         )
         kept = (
             slice(-logits_to_keep or None, None)
@@ -374,6 +391,6 @@ class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )

@@ -7,13 +7,17 @@ which is Mamba-2's state-space duality (arXiv 2405.21060) with the decay taken f
 token alone and the input not scaled by it (Llamba, arXiv 2502.14458). `LlambaScan` adds
 the skip D x[t].
 
+Several documents may stand in one row: `seq_idx` numbers the document of each token,
+from left to right, and the state starts from zero at the first token of each. Only the
+first document goes on from a state that is given; the last one leaves the state.
+
 B batch · L tokens · H heads · G groups of heads that share B and C · P head size ·
 N state size · Q chunk. The arithmetic is float32, float64 where the input is.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 __all__ = ["LlambaScan", "ssd_chunked", "ssd_matrix", "ssd_sequential"]
@@ -28,11 +32,16 @@ def ssd_sequential(
     c: Float[Tensor, "B L G N"],
     log_decay: Float[Tensor, "B L H"],
     state: Float[Tensor, "B H P N"] | None = None,
+    *,
+    seq_idx: Int[Tensor, "B L"] | None = None,
 ) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
     """(y, last state) by the recurrence, token by token: the definition."""
     x, b, c, log_decay, state = _in_float(x, b, c, log_decay, state)
     b, c = (_to_heads(t, x.shape[2]) for t in (b, c))
     decay = log_decay.exp()
+    if seq_idx is not None:
+        starts = seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0
+        decay = decay.masked_fill(starts[..., None], 0)
     outputs = []
     for x_t, b_t, c_t, a_t in zip(
         x.unbind(1), b.unbind(1), c.unbind(1), decay.unbind(1), strict=True
@@ -48,11 +57,17 @@ def ssd_matrix(
     b: Float[Tensor, "B L G N"],
     c: Float[Tensor, "B L G N"],
     log_decay: Float[Tensor, "B L H"],
+    *,
+    seq_idx: Int[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, "B H L L"]:
-    """The matrix M with y = M x, M[t, s] = (C[t]·B[s]) a[s+1] … a[t] for s ≤ t."""
+    """The matrix M with y = M x, M[t, s] = (C[t]·B[s]) a[s+1] … a[t] for s ≤ t.
+
+    It is zero where s and t belong to different documents.
+    """
     x, b, c, log_decay, _ = _in_float(x, b, c, log_decay, None)
     b, c = (_to_heads(t, x.shape[2]).transpose(1, 2) for t in (b, c))
-    return (c @ b.mT) * _decay_matrix(log_decay.transpose(1, 2).cumsum(-1))
+    seq_idx = None if seq_idx is None else seq_idx[:, None]
+    return (c @ b.mT) * _decay_matrix(log_decay.transpose(1, 2).cumsum(-1), seq_idx)
 
 
 def ssd_chunked(
@@ -62,6 +77,7 @@ def ssd_chunked(
     log_decay: Float[Tensor, "B L H"],
     state: Float[Tensor, "B H P N"] | None = None,
     *,
+    seq_idx: Int[Tensor, "B L"] | None = None,
     chunk_size: int = CPU_CHUNK,
 ) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
     """(y, last state) with matrix products inside chunks and the recurrence between."""
@@ -71,18 +87,24 @@ def ssd_chunked(
     # a padded token has x = 0 and decay 1: it changes neither y nor the state
     x, b, c, log_decay = (_to_chunks(t, chunk_size) for t in (x, b, c, log_decay))
     total = log_decay.cumsum(-1)
-    y = ((c @ b.mT) * _decay_matrix(total)) @ x
-    to_end = (total[..., -1:] - total).exp()
+    from_start, to_end = total, total[..., -1:] - total
+    if seq_idx is not None:
+        seq_idx, entered = _documents_of_chunks(seq_idx, chunk_size)
+        # the log of a decay of zero: no document sees another
+        from_start = from_start.masked_fill(seq_idx != entered, -torch.inf)
+        to_end = to_end.masked_fill(seq_idx != seq_idx[..., -1:], -torch.inf)
+    from_start, to_end = from_start.exp(), to_end.exp()
+    y = ((c @ b.mT) * _decay_matrix(total, seq_idx)) @ x
     added = (x * to_end[..., None]).mT @ b
     entering = []
     # unbind, not added[:, i]: the backward of an index fills a whole tensor with zeros
     for added_n, a_n in zip(
-        added.unbind(1), total[..., -1].exp().unbind(1), strict=True
+        added.unbind(1), from_start[..., -1].unbind(1), strict=True
     ):
         entering.append(state)
         state = a_n[..., None, None] * state + added_n
     if entering:
-        y = y + total.exp()[..., None] * (c @ torch.stack(entering, dim=1).mT)
+        y = y + from_start[..., None] * (c @ torch.stack(entering, dim=1).mT)
     return y.transpose(2, 3).flatten(1, 2)[:, :length], state
 
 
@@ -109,12 +131,34 @@ def _to_chunks(t: Tensor, chunk_size: int) -> Tensor:
     return t.unflatten(1, (-1, chunk_size)).transpose(2, 3).contiguous()
 
 
-def _decay_matrix(total: Float[Tensor, "*batch Q"]) -> Float[Tensor, "*batch Q Q"]:
-    """exp(total[t] - total[s]) for s ≤ t, else 0, from running sums of log decays."""
+def _documents_of_chunks(
+    seq_idx: Int[Tensor, "B L"], chunk_size: int
+) -> tuple[Int[Tensor, "B chunks 1 Q"], Int[Tensor, "B chunks 1 1"]]:
+    """Documents of every chunk's tokens, and the one whose state enters the chunk.
+
+    Padded tokens belong to the last document, so that its state outlives them.
+    """
+    padding = -seq_idx.shape[1] % chunk_size
+    padded = torch.cat([seq_idx, seq_idx[:, -1:].expand(-1, padding)], dim=1)
+    chunks = padded.unflatten(1, (-1, chunk_size))[:, :, None]
+    last = chunks[..., -1:]
+    return chunks, torch.cat([chunks[:, :1, :, :1], last[:, :-1]], dim=1)
+
+
+def _decay_matrix(
+    total: Float[Tensor, "*batch Q"], seq_idx: Int[Tensor, "*documents Q"] | None
+) -> Float[Tensor, "*batch Q Q"]:
+    """exp(total[t] - total[s]) for s ≤ t of one document, else 0; total: running sums.
+
+    The decay of a document's first token is in both sums or in neither.
+    """
     steps = total.shape[-1]
-    future = torch.ones(steps, steps, dtype=torch.bool, device=total.device).triu(1)
+    unseen: Bool[Tensor, "*documents Q Q"]
+    unseen = torch.ones(steps, steps, dtype=torch.bool, device=total.device).triu(1)
+    if seq_idx is not None:
+        unseen = unseen | (seq_idx[..., :, None] != seq_idx[..., None, :])
     difference = total[..., :, None] - total[..., None, :]
-    return difference.masked_fill(future, -torch.inf).exp()
+    return difference.masked_fill(unseen, -torch.inf).exp()
 
 
 class LlambaScan(nn.Module):
@@ -131,12 +175,13 @@ class LlambaScan(nn.Module):
         a_log: Float[Tensor, "B L H"],
         d: Float[Tensor, " H"],
         state: Float[Tensor, "B H P N"] | None = None,
+        seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
         """(y in x's dtype, last state in float32)."""
         with torch.autocast(x.device.type, enabled=False):
             # exp(-softplus(A)) = sigmoid(-A)
             log_decay = F.logsigmoid(-a_log.to(torch.promote_types(x.dtype, d.dtype)))
             scan = ssd_sequential if x.shape[1] == 1 else ssd_chunked
-            y, state = scan(x, b, c, log_decay, state)
+            y, state = scan(x, b, c, log_decay, state, seq_idx=seq_idx)
             y = y + d.to(y.dtype)[:, None] * x
         return y.to(x.dtype), state

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mar_snn.llamba import LlambaCache, LlambaConfig, LlambaForCausalLM, LlambaModel
+from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.llamba.modeling_llamba import CausalConv1d, LlambaRMSNorm
 from mar_snn.llamba.scan import ssd_sequential
 from mar_snn.neurons import ATMNCoder
@@ -159,7 +160,7 @@ def test_generation_goes_on_from_a_cache(model, ids):
     cache = LlambaCache(2)
     model(ids[:1, :12], past_key_values=cache)
     rest = model.generate(
-        ids[:1, :20], past_key_values=cache, max_new_tokens=6, do_sample=False
+        ids[:1, :20], max_new_tokens=6, do_sample=False, **{CACHE_NAME: cache}
     )
     assert rest.equal(whole)
 
