@@ -1,4 +1,4 @@
-"""Does lm_eval score as one does by hand, and what does spiking cost? On task files.
+"""Does lm_eval score as one does by hand? Asked on task files.
 
     python benchmarks/harness.py DIR [--limit 200]
 

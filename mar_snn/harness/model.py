@@ -64,14 +64,14 @@ class MarLM(HFLM):
             raise ValueError(
                 f"{name} is no causal language model with a tokenizer: {error}"
             ) from error
+        if self.tokenizer.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {name} has no end-of-text token")
         known, size = len(self.tokenizer), self.config.vocab_size
         if known > size:
             raise ValueError(
                 f"{name} knows {size} tokens and its tokenizer has {known}: name the "
                 "model's own with tokenizer=..."
             )
-        if self.tokenizer.eos_token_id is None:
-            raise ValueError(f"the tokenizer of {name} has no end-of-text token")
 
     def _create_model(
         self, pretrained: str, *, dtype: str | torch.dtype | None, **options: Any

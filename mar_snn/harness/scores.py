@@ -178,7 +178,7 @@ def difference(
             )
         gaps.append(np.subtract(first.documents, second.documents))
 
-    def mean(*draws: np.ndarray, axis: int = -1) -> np.ndarray:
+    def mean(*draws: np.ndarray, axis: int = -1) -> Any:
         return np.mean([draw.mean(axis) for draw in draws], axis=0)
 
     limits = bootstrap(

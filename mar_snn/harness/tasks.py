@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ from typing import Any
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
-__all__ = ["MAIN_METRICS", "MAR6", "file_tasks", "load_tasks", "text_task"]
+__all__ = [
+    "MAIN_METRICS",
+    "MAR6",
+    "file_tasks",
+    "load_tasks",
+    "task_manager",
+    "text_task",
+]
 
 #: The six tasks of MAR (arXiv 2601.21503), all zero-shot, by their names in lm_eval.
 MAR6 = ("piqa", "boolq", "winogrande", "hellaswag", "arc_easy", "arc_challenge")
@@ -52,8 +60,7 @@ def load_tasks(
     for name in names:
         for task in MAR6 if name == "mar6" else (name,):
             wanted[task] = files.get(task, task)
-    # lm_eval reads its 14,000 descriptions only where one of them is wanted
-    manager = TaskManager(include_defaults=not wanted.keys() <= files.keys())
+    manager = task_manager(everything=not wanted.keys() <= files.keys())
     unknown = wanted.keys() - files.keys() - manager.task_index.keys()
     if unknown:
         name = min(unknown)
@@ -71,6 +78,15 @@ def load_tasks(
     for name, task in wanted.items():
         tasks |= _load(manager, name, task)
     return tasks
+
+
+@cache
+def task_manager(*, everything: bool) -> TaskManager:
+    """lm_eval's loader of tasks; with everything, it has read its 14,000 descriptions.
+
+    That takes about ten seconds, so it is done once, and only where one is wanted.
+    """
+    return TaskManager(include_defaults=everything)
 
 
 def _load(manager: TaskManager, name: str, task: str | dict[str, Any]) -> Any:

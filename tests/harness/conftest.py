@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 
@@ -16,6 +17,11 @@ ROWS = [
     {"query": "x", "choices": ["y", "y z", "y z w", "y z w v"], "gold": 3},
     {"query": "A Question: no.", "choices": ["end", "the end"], "gold": 0},
 ]
+
+
+@pytest.fixture
+def rows() -> list[dict[str, object]]:
+    return copy.deepcopy(ROWS)
 
 
 @pytest.fixture(autouse=True)

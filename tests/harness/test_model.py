@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from string import ascii_letters
 from types import SimpleNamespace
 
 import lm_eval
@@ -11,9 +12,9 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
-from transformers import BertConfig, BertModel
 
-from mar_snn.harness import MarLM
+from mar_snn.harness import MarLM, evaluate, file_tasks, load_tasks
+from mar_snn.harness.tasks import task_manager
 from mar_snn.llamba import LlambaForCausalLM
 
 KINDS = ("dense", "spiking")
@@ -56,17 +57,16 @@ def test_a_log_likelihood_is_the_sum_over_the_tokens_of_the_continuation(kind, m
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_best_next_token_is_greedy(kind, make_lm):
+def test_the_most_likely_continuation_is_greedy_and_another_is_not(kind, make_lm):
     lm = make_lm(kind)
-    with torch.no_grad():
-        ids = torch.tensor([lm.tok_encode("abc")])
-        best = lm.model(ids).logits[0, -1].argmax().item()
-    byte = lm.tokenizer.convert_ids_to_tokens(best)
-    lm.tok_encode = lambda text, **_: {"c": [1, 2], "cx": [1, 2, best]}.get(text, [0])
-    with torch.no_grad():
-        best = lm.model(torch.tensor([[1, 2]])).logits[0, -1].argmax().item()
-    assert byte is not None
-    assert ask(lm, "loglikelihood", ("c", "x"))[0][1] is True
+    for context in ascii_letters:
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([lm.tok_encode(context)])).logits[0, -1]
+        best, second = (lm.tok_decode([i]) for i in logits.topk(2).indices.tolist())
+        if best.isascii() and second.isascii():
+            break
+    found = ask(lm, "loglikelihood", (context, best), (context, second))
+    assert [greedy for _, greedy in found] == [True, False]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,10 +164,10 @@ def test_a_context_is_2048_tokens_unless_asked(make_lm):
 def test_what_cannot_be_judged_is_one_sentence(tmp_path, llambas, make_lm):
     with pytest.raises(ValueError, match=r"nowhere is no causal language model"):
         MarLM(str(tmp_path / "nowhere"))
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    BertModel(BertConfig(vocab_size=9, **small)).save_pretrained(tmp_path / "bare")
-    with pytest.raises(ValueError, match=r"bare is no causal language model"):
-        MarLM(str(tmp_path / "bare"))
+    make_lm().tokenizer.save_pretrained(tmp_path / "vision")
+    (tmp_path / "vision" / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match=r"vision is no causal language model"):
+        MarLM(str(tmp_path / "vision"))
     LlambaForCausalLM.from_pretrained(llambas["dense"]).save_pretrained(tmp_path / "x")
     with pytest.raises(ValueError, match=r"no causal language model with a tokenizer"):
         MarLM(str(tmp_path / "x"))
@@ -244,44 +244,28 @@ def test_a_fingerprint_is_of_the_weights_and_of_what_is_done_with_them(make_lm):
     assert len({first, *(other.fingerprint() for other in others)}) == 7
 
 
-# ---- through lm_eval's own front door
+# ---- through lm_eval's own front doors
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_simple_evaluate_takes_the_name_and_its_arguments(kind, llambas):
-    rows = [{"q": "a b", "a": " c"}, {"q": "d", "a": " e f"}]
-    task = {
-        "task": "by_hand",
-        "custom_dataset": lambda **_: {"test": datasets_of(rows)},
-        "test_split": "test",
-        "output_type": "loglikelihood",
-        "doc_to_text": "q",
-        "doc_to_target": "a",
-        "metric_list": [
-            {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
-        ],
-    }
-    manager = lm_eval.tasks.TaskManager(include_defaults=False)
+def test_simple_evaluate_takes_a_name_and_arguments(
+    kind, llambas, make_lm, rows, write_tasks
+):
+    folder = write_tasks(by_hand=rows)
     found = lm_eval.simple_evaluate(
         model="mar",
-        model_args={"pretrained": str(llambas[kind])},
-        tasks=[task],
-        task_manager=manager,
+        model_args={"pretrained": str(llambas[kind]), "dtype": "float32"},
+        tasks=[file_tasks(folder)["by_hand"]],
+        task_manager=task_manager(everything=False),
         batch_size=2,
     )
-    lm = MarLM(str(llambas[kind]))
-    for row, sample in zip(rows, found["samples"]["by_hand"], strict=True):
-        by_hand = ask(lm, "loglikelihood", (row["q"], row["a"]))[0]
-        assert sample["filtered_resps"][0][0] == pytest.approx(by_hand[0], abs=1e-4)
+    score = evaluate(make_lm(kind), load_tasks(folder=folder))["by_hand"]
+    assert found["results"]["by_hand"]["acc,none"] == score.value
 
 
-def datasets_of(rows):
-    from datasets import Dataset
-
-    return Dataset.from_list(rows)
-
-
+@pytest.mark.slow
 def test_the_command_line_of_lm_eval_knows_the_model(llambas, tmp_path):
+    (tmp_path / "text.txt").write_text("a line\n")
     (tmp_path / "by_hand.yaml").write_text(
         "task: by_hand\n"
         "dataset_path: text\n"
@@ -292,10 +276,12 @@ def test_the_command_line_of_lm_eval_knows_the_model(llambas, tmp_path):
         "doc_to_target: text\n"
         "metric_list: [{metric: byte_perplexity}]\n"
     )
-    (tmp_path / "text.txt").write_text("a line\n")
-    code = (
-        "import sys; from unittest.mock import patch; from lm_eval import tasks; "
-        "tasks.TaskManager.__init__.__kwdefaults__; "
-        "from mar_snn.harness.__main__ import cli_evaluate; cli_evaluate()"
+    command = (
+        f"-m mar_snn.harness --model mar --model_args pretrained={llambas['spiking']} "
+        f"--include_path {tmp_path} --tasks by_hand --device cpu"
     )
-    assert code
+    run = subprocess.run(
+        [sys.executable, *command.split()], capture_output=True, text=True, check=True
+    )
+    assert f"mar ({{'pretrained': '{llambas['spiking']}'}})" in run.stdout
+    assert "byte_perplexity" in run.stdout
