@@ -1,6 +1,6 @@
 """Does lm_eval score as one does by hand? Asked on task files.
 
-    python benchmarks/harness.py DIR [--limit 200]
+    python benchmarks/harness.py DIR [--limit 100]
 
 DIR holds .jsonl files; a line is {"query": text, "choices": [text, ...], "gold": int}.
 The tiny teacher and its calibrated, untrained spiking student answer the first
@@ -38,7 +38,7 @@ def main() -> None:
     """Score both models both ways and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--limit", type=int, default=100)
     options = parser.parse_args()
     torch.set_flush_denormal(True)  # long decays would crawl through denormals
     files = {

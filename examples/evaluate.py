@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lm_eval.api.task import Task
 from rich.console import Console
 
 from mar_snn.harness import (
@@ -58,10 +57,10 @@ def main() -> int:
         if options.compare:
             results["compare"], others = judge(options.compare, tasks, options)
             results["difference"] = compare(scores, others, seed=options.seed)
+        write(results, output)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    write(results, output)
     console.print(result_table(results))
     console.print(f"Results: {output}, answers: {answers(options)}/")
     return 0
@@ -102,10 +101,10 @@ def answers(options: Namespace) -> Path:
 
 
 def judge(
-    name: str, tasks: dict[str, Task], options: Namespace
+    name: str, tasks: dict[str, Any], options: Namespace
 ) -> tuple[dict[str, Any], dict[str, Score]]:
     """Load a model, ask it everything, and let it go."""
-    console.print(f"[bold]{name}[/bold]")
+    console.print(name, style="bold", markup=False)
     lm = MarLM(
         name,
         tokenizer=options.tokenizer,

@@ -77,7 +77,7 @@ def test_one_command_compares_spiking_with_dense_on_tasks_and_a_text(
     )
     assert gap["low"] <= gap["value"] <= gap["high"]
     shown = capsys.readouterr().out
-    for word in ("first", "second", "text.txt", "average", "difference [95%]"):
+    for word in ("first", "second", "text.txt", "average", "difference"):
         assert word in shown
 
 

@@ -79,6 +79,8 @@ class MarLM(HFLM):
         if dtype is None:
             dtype = "float32" if self.spiking is not None else "auto"
         super()._create_model(pretrained, dtype=dtype, **options)
+        # the one that spikify() writes to; HFLM has read another of the same files
+        self._config = self._model.config
 
     @property
     def spiking(self) -> Any:
@@ -89,6 +91,17 @@ class MarLM(HFLM):
     def max_length(self) -> int:
         """Tokens of a context."""
         return self._max_length or self._DEFAULT_MAX_LENGTH
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Any], **options: Any
+    ) -> list[tuple[float, bool]]:
+        longest = max((len(answer) for _, _, answer in requests), default=0)
+        if longest > self.max_length:
+            raise ValueError(
+                f"an answer has {longest} tokens and a context {self.max_length}: give "
+                "a larger max_length"
+            )
+        return super()._loglikelihood_tokens(requests, **options)
 
     def _detect_batch_size(
         self, requests: Sequence[Any] | None = None, pos: int = 0

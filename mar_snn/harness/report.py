@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from mar_snn.harness.model import MarLM
@@ -79,7 +80,8 @@ def result_table(results: Mapping[str, Any]) -> Table:
     table.add_column("metric")
     table.add_column("n", justify="right")
     for model in models:
-        table.add_column(Path(model["name"]).name, justify="right", overflow="fold")
+        name = escape(Path(model["name"]).name)
+        table.add_column(name, justify="right", overflow="fold")
     if gaps:
         table.add_column(f"difference [{gaps['confidence']:.0%}]", justify="right")
     for task, score in models[0]["tasks"].items():
@@ -90,7 +92,7 @@ def result_table(results: Mapping[str, Any]) -> Table:
         else:
             cells = [f"{one['value']:.2f}" for one in found]
             gap = gaps and f"{found[0]['value'] / found[1]['value']:.3f} x"
-        row = [task, score["metric"], str(score["n"]), *cells]
+        row = [escape(task), score["metric"], str(score["n"]), *cells]
         table.add_row(*row, *([gap] if gap else []))
     if models[0]["average"]:
         cells = [_percent(model["average"]) for model in models]

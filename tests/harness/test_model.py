@@ -16,6 +16,7 @@ from lm_eval.api.registry import get_model
 from mar_snn.harness import MarLM, evaluate, file_tasks, load_tasks
 from mar_snn.harness.tasks import task_manager
 from mar_snn.llamba import LlambaForCausalLM
+from mar_snn.spiking import SpikingConfig, spikify
 
 KINDS = ("dense", "spiking")
 
@@ -154,11 +155,26 @@ def test_a_loaded_model_is_taken_as_it_is(llambas, make_lm):
     )
 
 
+def test_a_model_that_is_made_to_spike_is_known_to(make_lm):
+    lm = make_lm()
+    dense = lm.fingerprint()
+    spikify(lm.model, SpikingConfig(time_steps=3))
+    assert lm.spiking.time_steps == 3
+    assert lm.fingerprint() != dense
+
+
 def test_a_context_is_2048_tokens_unless_asked(make_lm):
     lm = make_lm()
     lm.tokenizer.model_max_length = 131072
     assert lm.max_length == 2048
     assert make_lm(max_length=77).max_length == 77
+
+
+def test_an_answer_longer_than_a_context_is_refused(make_lm):
+    lm = make_lm(max_length=5)
+    assert ask(lm, "loglikelihood", ("a long context", "five."))
+    with pytest.raises(ValueError, match=r"6 tokens and a context 5.*larger max_len"):
+        ask(lm, "loglikelihood", ("a long context", "sixes."))
 
 
 def test_what_cannot_be_judged_is_one_sentence(tmp_path, llambas, make_lm):

@@ -120,6 +120,16 @@ def test_the_table_of_two_models_has_their_difference(scores):
     ]
 
 
+def test_names_with_brackets_are_shown_as_they_are():
+    console = Console(width=200)
+    task = {"metric": "acc", "value": 1.0, "stderr": None, "n": 1, "is_share": True}
+    model = {"name": "x/a [bold]", "tasks": {"t [red]": task}, "average": None}
+    with console.capture() as capture:
+        console.print(result_table({"model": model}))
+    assert "a [bold]" in capture.get()
+    assert "t [red]" in capture.get()
+
+
 def test_too_few_documents_for_an_interval_are_said_in_the_table(make_lm, write_tasks):
     row = {"query": "q", "choices": ["a", "b"], "gold": 0}
     tasks = load_tasks(folder=write_tasks(one=[row]))
