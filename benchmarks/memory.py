@@ -48,7 +48,7 @@ def estimate(name: str, shards: tuple[int, int]) -> dict[str, int]:
         gradient_checkpointing=True,
     )
     with FakeTensorMode():
-        teacher = LlambaForCausalLM(LlambaConfig(**sizes)).to(bfloat16)
+        teacher = LlambaForCausalLM._from_config(LlambaConfig(**sizes), dtype=bfloat16)
         student = LlambaForCausalLM(LlambaConfig(**sizes, spiking=SpikingConfig()))
         objective = Objective(student, teacher.eval().requires_grad_(False), args)
     found = estimate_memory(

@@ -7,8 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+from mar_snn.spiking import calibrate, spikify
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -48,3 +52,28 @@ def byte_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
         return fast
 
     return make
+
+
+@pytest.fixture(scope="session")
+def llambas(tmp_path_factory, byte_tokenizer) -> dict[str, Path]:
+    """Folders of a random Llamba whose tokens are bytes, "dense" and "spiking"."""
+    torch.manual_seed(0)
+    config = LlambaConfig(
+        vocab_size=256,
+        d_model=16,
+        n_layer=2,
+        mlp_cfg={"intermediate_size": 24},
+        ssm_cfg={"d_state": 4, "n_v_heads": 2, "n_qk_heads": 2},
+        initializer_range=0.3,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    model = LlambaForCausalLM(config)
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("dense", "spiking")}
+    for kind, folder in folders.items():
+        if kind == "spiking":
+            spikify(model)
+            calibrate(model, [{"input_ids": torch.randint(256, (8, 40))}])
+        model.save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
+    return folders
