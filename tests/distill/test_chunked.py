@@ -238,6 +238,12 @@ def test_nothing_to_learn_from_is_a_loss_of_zero():
     assert not any(value.any() for value in ours)
 
 
+def test_no_tokens_at_all_are_a_loss_of_zero_too():
+    pair = some_pair(2, 0)
+    ours = with_gradients(chunked_bidirectional_kl(*pair), *pair[:2])
+    assert not any(value.any() for value in ours)
+
+
 def test_parts_of_a_batch_add_up_to_the_whole():
     hidden, head, teacher_hidden, teacher_head = some_pair(10)
     whole = chunked_bidirectional_kl(hidden, head, teacher_hidden, teacher_head).loss
