@@ -164,29 +164,35 @@ def gradients(
 
 
 def time_row(rounds: int = 7) -> dict[str, Any]:
-    """Seconds of dense and chunked passes, alternating, and the ratio of each round."""
+    """Seconds of dense and chunked passes, alternating, and ratios within a round."""
     tokens, vocabulary, width = 512, 32_000, 1_024
     inputs = [
         torch.randn(shape, width) / width**0.5 for shape in (tokens, vocabulary, tokens)
     ]
-    taken: dict[str, list[float]] = {"dense": [], "chunked": []}
+    ways: dict[str, Callable[[], Any]] = {
+        "dense": lambda: gradients(dense, inputs),
+        "chunked": lambda: gradients(chunked, inputs),
+        # what a backward pass that makes the scores again would add
+        "scores": lambda: chunked(*inputs),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in track(range(rounds + 1), "time"):
-        for name, seconds in taken.items():
+        for name, way in ways.items():
             start = time.perf_counter()
-            gradients(LOSSES[name], inputs)
-            seconds.append(time.perf_counter() - start)
+            way()
+            taken[name].append(time.perf_counter() - start)
     # the first round warms up
-    pairs = list(zip(taken["chunked"], taken["dense"], strict=True))[1:]
-    ratios = [mine / other for mine, other in pairs]
+    rows = list(zip(*taken.values(), strict=True))[1:]
+    ratios = [ours / theirs for theirs, ours, _ in rows]
     return {
         "tokens": tokens,
         "vocabulary": vocabulary,
         "hidden": width,
         "rounds": rounds,
-        "chunked_s": statistics.median(mine for mine, _ in pairs),
-        "dense_s": statistics.median(other for _, other in pairs),
+        "seconds": {name: statistics.median(taken[name][1:]) for name in ways},
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
+        "recomputing": statistics.median((o + scores) / o for _, o, scores in rows),
     }
 
 

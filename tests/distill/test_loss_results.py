@@ -38,6 +38,7 @@ def test_the_tables_are_those_of_the_results(results, benchmark):
     assert benchmark.precision_markdown(results["precision"]) in page
     low, high = results["time"]["ratio_range"]
     assert f"{results['time']['ratio']:.2f} ({low:.2f} to {high:.2f})" in page
+    assert f"{results['time']['recomputing']:.2f} times the time" in page
 
 
 def test_chunks_take_a_tenth_of_the_memory_at_4096_tokens(results):
