@@ -114,7 +114,9 @@ def chunked_bidirectional_kl(
         ),
     )
     weights = token_weights(
-        student_hidden[..., 0].to(_wide(student_hidden)),
+        student_hidden[..., 0].to(
+            torch.promote_types(student_hidden.dtype, torch.float32)
+        ),
         None if labels is None else labels != -100,
         num_items,
     )
@@ -196,9 +198,11 @@ def _sweep(
     product, teacher_product = (
         product_dtype(part, row_weights.dtype) for part in (hidden, teacher_hidden)
     )
-    with torch.autocast(hidden.device.type, enabled=False):
-        for start in range(0, len(hidden), height):
-            rows = slice(start, start + height)
+    no_autocast = torch.autocast(hidden.device.type, enabled=False)
+    # Triton launches on the current device
+    with no_autocast, torch.cuda.device_of(hidden):
+        for start in range(0, len(hidden), plan.chunk_size):
+            rows = slice(start, start + plan.chunk_size)
             weights = row_weights[rows]
             # a masked token may hold inf or NaN
             counts = (weights != 0)[:, None]
@@ -226,10 +230,6 @@ def _sweep(
                 if grad_weight is not None:
                     add_product(grad_weight[words], grad.T, inputs)
     return (terms * row_weights).sum(-1), grads
-
-
-def _wide(hidden: Tensor) -> torch.dtype:
-    return torch.promote_types(hidden.dtype, torch.float32)
 
 
 def _rows(hidden: Float[Tensor, "*tokens width"]) -> Float[Tensor, "rows width"]:

@@ -102,6 +102,7 @@ def compare(
         grad = gap.add_(reverse_kl[..., None]).mul_(q).mul_(-beta)
         # the difference first: fused into one operation it would not be exactly zero
         return terms, grad.add_(q.sub_(p), alpha=alpha)
+    # l of the module's first lines, for both mixtures; u is `excess`
     above = _log_mixture(gap, forward_share)
     loss = alpha * (p * gap.sub(above)).sum(-1)
     above_too = _log_mixture(gap, reverse_share)

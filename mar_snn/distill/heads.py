@@ -69,7 +69,7 @@ def logit_transform(model: Any) -> LogitTransform | None:
         return UNCHANGED  # there are no numbers to measure with, nor to be wrong
     probe = torch.linspace(-50.0, 50.0, head.out_features, device=model.device)
     # far below every cap, where a tanh is a line, and far above, where it is flat
-    probe[0], probe[-1] = 2.0**-10, 2.0**20
+    probe[0], probe[-1] = 2.0**-12, 2.0**20
     replace = head.register_forward_hook(lambda *_: probe.expand(1, 1, -1).clone())
     try:
         token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
@@ -79,7 +79,7 @@ def logit_transform(model: Any) -> LogitTransform | None:
     if logits.shape != (1, 1, len(probe)):
         return None
     low, high = logits[0, 0, [0, -1]].tolist()
-    scale = low / 2.0**-10
+    scale = low / 2.0**-12
     if not math.isfinite(scale) or scale == 0:
         return None
     bends = not math.isclose(high, scale * 2.0**20, rel_tol=1e-4)
