@@ -258,12 +258,14 @@ def _read_rows(rows: Texts, source: Source, reading: Reading) -> Texts:
     if reading.streaming and isinstance(rows, Dataset):
         rows = rows.to_iterable_dataset(num_shards=min(reading.shards, len(rows)))
 
+    # of a stream of JSON they are not known before it is read
+    columns = rows.column_names or list(next(iter(rows), {}))
     # a function of this module, whose name stands for it in the cache of `datasets`
     return rows.map(
         _numbered_row,
         with_indices=True,
         features=_ROW,
-        remove_columns=rows.column_names,
+        remove_columns=columns,
         fn_kwargs={"source": source, "reading": reading},
     )
 

@@ -275,15 +275,19 @@ def test_the_papers_mixture_has_its_three_data_sets():
 
 
 @BOTH
+@pytest.mark.parametrize("layout", ["parquet", "json"])
 def test_a_data_set_of_the_hub_is_read_through_datasets(
-    tmp_path, monkeypatch, streaming, plain
+    tmp_path, monkeypatch, streaming, plain, layout
 ):
-    write_parquet(tmp_path / "code.parquet", text=[CHAT, CHAT], idx=[0, 1])
+    path = tmp_path / f"code.{layout}"
+    if layout == "parquet":
+        write_parquet(path, text=[CHAT, CHAT], idx=[0, 1])
+    else:
+        path.write_text(json.dumps([{"text": CHAT, "idx": i} for i in range(2)]))
 
-    def from_here(path, name, *, streaming):
-        assert (path, name) == ("somebody/something", "7M")
-        files = {"code": str(tmp_path / "code.parquet")}
-        return load_dataset("parquet", data_files=files, streaming=streaming)
+    def from_here(path_, name, *, streaming):
+        assert (path_, name) == ("somebody/something", "7M")
+        return load_dataset(layout, data_files={"code": str(path)}, streaming=streaming)
 
     monkeypatch.setattr("mar_snn.distill.sources.load_dataset", from_here)
     source = Source("somebody/something", name="7M", split="code")
