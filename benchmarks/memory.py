@@ -15,7 +15,7 @@ from torch import bfloat16
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mar_snn import LlambaConfig, LlambaForCausalLM, SBDSConfig, SpikingConfig
-from mar_snn.distill.memory import estimate_memory
+from mar_snn.distill.memory import MemoryEstimate, estimate_memory
 from mar_snn.distill.objective import Objective
 from mar_snn.provenance import versions
 
@@ -27,12 +27,12 @@ SIZES = {
     "Llamba-8B": (4096, 32, 14336),
 }
 #: processes that share student and teacher
-SHARDS = {"ddp": (1, 1), "fsdp2, 8 processes": (8, 8)}
+SHARDS = {"one, or DDP": (1, 1), "FSDP2 on 8, teacher too": (8, 8)}
 ROWS, LENGTH = 2, 2048
 
 
-def estimate(name: str, shards: tuple[int, int]) -> dict[str, int]:
-    """Bytes of each part for one size of model."""
+def estimate(name: str) -> MemoryEstimate:
+    """What one size of model needs on one device."""
     width, depth, inner = SIZES[name]
     sizes = {
         "hidden_size": width,
@@ -45,16 +45,13 @@ def estimate(name: str, shards: tuple[int, int]) -> dict[str, int]:
         bf16=True,
         use_cpu=True,
         report_to="none",
-        gradient_checkpointing=True,
+        activation_checkpointing=True,
     )
     with FakeTensorMode():
         teacher = LlambaForCausalLM._from_config(LlambaConfig(**sizes), dtype=bfloat16)
         student = LlambaForCausalLM(LlambaConfig(**sizes, spiking=SpikingConfig()))
         objective = Objective(student, teacher.eval().requires_grad_(False), args)
-    found = estimate_memory(
-        objective, LENGTH, student_shards=shards[0], teacher_shards=shards[1]
-    )
-    return found._asdict() | {"total": found.total}
+    return estimate_memory(objective, LENGTH)
 
 
 def main() -> None:
@@ -65,17 +62,22 @@ def main() -> None:
         "rows": ROWS,
         "length": LENGTH,
         "spiking": asdict(SpikingConfig()),
-        "bytes": {
-            name: {how: estimate(name, shards) for how, shards in SHARDS.items()}
-            for name in SIZES
-        },
+        "bytes": {name: estimate(name)._asdict() for name in SIZES},
     }
     path = ROOT / "benchmarks" / "results" / "memory.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name, settings in results["bytes"].items():
-        for how, parts in settings.items():
-            cells = " | ".join(f"{size / 2**30:.1f}" for size in parts.values())
-            print(f"| {name} | {how} | {cells} |")
+    print("\n".join(table(results["bytes"])))
+
+
+def table(estimates: dict[str, dict[str, int]]) -> list[str]:
+    """The lines of docs/distillation.md: GiB of a process, for each way to share."""
+    lines = []
+    for name, parts in estimates.items():
+        for how, shards in SHARDS.items():
+            found = MemoryEstimate(**parts).shared(*shards)
+            cells = [f"{size / 2**30:.1f}" for size in (*found, found.total)]
+            lines.append(f"| {name} | {how} | {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":

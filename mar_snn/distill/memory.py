@@ -34,6 +34,18 @@ class MemoryEstimate(NamedTuple):
         """All of it."""
         return sum(self)
 
+    def shared(self, student: int = 1, teacher: int = 1) -> "MemoryEstimate":
+        """That of one of so many processes that share the weights of a model (FSDP2).
+
+        With the student's weights its gradients and optimizer states are shared.
+        """
+        return self._replace(
+            student=self.student // student,
+            teacher=self.teacher // teacher,
+            gradients=self.gradients // student,
+            optimizer=self.optimizer // student,
+        )
+
     def table(self) -> Table:
         """A line for each part, in GiB."""
         table = Table(title="Memory, estimated", show_header=False)
@@ -44,13 +56,7 @@ class MemoryEstimate(NamedTuple):
         return table
 
 
-def estimate_memory(
-    objective: Objective,
-    length: int,
-    *,
-    student_shards: int = 1,
-    teacher_shards: int = 1,
-) -> MemoryEstimate:
+def estimate_memory(objective: Objective, length: int) -> MemoryEstimate:
     """The memory of a step of `per_device_train_batch_size` rows of `length` tokens.
 
     Two steps run on copies of both models whose tensors have shapes and no memory,
@@ -63,9 +69,6 @@ def estimate_memory(
         objective: of the trainer, or made from two models and an SBDSConfig; nothing
             may be attached to it.
         length: tokens of a row.
-        student_shards: processes that share weights, gradients and optimizer states of
-            the student (FSDP2).
-        teacher_shards: processes that share the teacher.
     """
     args = objective.args
     fake = detect_fake_mode([*objective.student.parameters()]) or FakeTensorMode()
@@ -106,13 +109,7 @@ def estimate_memory(
     )
     # weights were there before: what lived on top of them is the rest
     rest = live.peak - gradients - states
-    return MemoryEstimate(
-        student_size // student_shards,
-        teacher_size // teacher_shards,
-        gradients // student_shards,
-        states // student_shards,
-        max(rest, 0),
-    )
+    return MemoryEstimate(student_size, teacher_size, gradients, states, max(rest, 0))
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -59,21 +59,24 @@ def test_the_estimate_is_what_a_real_step_takes(student, teacher, config, logit_
     assert beyond == pytest.approx(measured(objective, 3, 8), rel=0.02)
 
 
-def test_checkpointing_longer_rows_and_shards_are_seen(
+def test_processes_share_what_they_are_said_to_share():
+    whole = MemoryEstimate(8, 40, 16, 32, 7)
+    assert whole.shared(student=4) == (2, 40, 4, 8, 7)
+    assert whole.shared(student=2, teacher=4) == (4, 10, 8, 16, 7)
+    assert whole.total == 103
+
+
+def test_checkpointing_and_longer_rows_are_seen(
     student, teacher, config, checkpointing
 ):
-    def estimate(length: int, shards: int = 1, **options) -> MemoryEstimate:
+    def estimate(length: int, **options) -> MemoryEstimate:
         objective = Objective(copy.deepcopy(student), teacher, config(**options))
-        return estimate_memory(objective, length, student_shards=shards)
+        return estimate_memory(objective, length)
 
     plain = estimate(128)
     assert estimate(256).activations > 1.5 * plain.activations
     checkpointed = estimate(128, **{checkpointing: True})
     assert checkpointed.activations < 0.8 * plain.activations
-    shared = estimate(128, shards=2)
-    assert shared.student == plain.student // 2
-    assert shared.optimizer == plain.optimizer // 2
-    assert shared.activations == plain.activations
 
 
 def test_models_without_memory_can_be_estimated(student, teacher, config):
