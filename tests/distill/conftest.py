@@ -4,6 +4,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+
+from functools import partial
+
 import datasets
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from datasets import Dataset
 
 from mar_snn.distill import SBDSConfig
+from mar_snn.distill.data import apply_chat_template
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.spiking import calibrate, spikify
 
@@ -99,3 +103,14 @@ def away_from_home(tmp_path, monkeypatch) -> None:
     """Data sets are cached in the test's own folder, and without progress bars."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def tokenizer(byte_tokenizer):
+    return byte_tokenizer()
+
+
+@pytest.fixture
+def plain(tokenizer):
+    """Messages as lines of role and content."""
+    return partial(apply_chat_template, tokenizer=tokenizer, template="plain")
