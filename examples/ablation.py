@@ -17,6 +17,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -144,11 +145,9 @@ def main() -> int:
 
 def train_missing(options: AblationArguments, runs: "Runs", bench: "Bench") -> None:
     """Train every row with every seed, but what is finished."""
-    wanted = {
-        runs.path(row, seed): (row, seed)
-        for seed in options.seeds
-        for row in STUDIES[options.study].rows
-    }
+    wanted: dict[Path, tuple[Row, int]] = {}
+    for seed, row in product(options.seeds, STUDIES[options.study].rows):
+        wanted.setdefault(runs.path(row, seed), (row, seed))
     with tqdm(total=len(wanted) * options.max_steps, unit="step") as bar:
         for index, (path, (row, seed)) in enumerate(wanted.items()):
             bar.set_description_str(f"seed {seed}, {row.section}: {row.name}")

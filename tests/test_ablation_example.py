@@ -375,11 +375,12 @@ def test_a_change_is_taken_within_each_seed(tables, factorial):
     half = 4.30265 / 3**0.5
     assert three["ci95"] == pytest.approx((-9 - half, -9 + half), abs=1e-4)
     assert four["mean"] == pytest.approx(40 / 3)
-    # tau against 0.5: by seed the mean of (-10, 0), (-9, 100 / 11), (-8, 0)
+    # tau against 0.5: by seed the factors (0.9, 1), (0.91, 24 / 22), (0.92, 1)
     tau, ratio = results["factors"]
     assert (tau["factor"], tau["level"], tau["against"]) == ("tau", "1", "0.5")
     assert tau["pairs"] == ratio["pairs"] == 2
-    assert tau["change"]["mean"] == pytest.approx((-27 + 100 / 11) / 6)
+    factors = [0.9**0.5, (0.91 * 24 / 22) ** 0.5, 0.92**0.5]
+    assert tau["change"]["mean"] == pytest.approx(100 * sum(factors) / 3 - 100)
     assert tau["change_alone"]["mean"] == pytest.approx(-9.0)
     assert (ratio["level"], ratio["against"]) == ("1", "2/3")
     assert ratio["change_alone"]["mean"] == pytest.approx(10.0)
@@ -445,6 +446,6 @@ def test_the_picture_has_a_dot_for_each_seed_and_a_bar_for_each_row(tables, fact
     (ax,) = tables.draw(tables.collect(factorial, figures)).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["s", *names]
     dots = [line for line in ax.lines if line.get_marker() == "o"]
-    assert [list(line.get_xdata()) for line in dots] == [[1.0, 1.2]] * 4
+    assert [list(line.get_xdata()) for line in dots] == [pytest.approx([0, 20])] * 4
     bars = [line for line in ax.lines if line.get_marker() == "|"]
-    assert [line.get_xdata()[0] for line in bars] == pytest.approx([1.1] * 4)
+    assert [line.get_xdata()[0] for line in bars] == pytest.approx([10] * 4)
