@@ -178,10 +178,11 @@ def write_results(options: AblationArguments, runs: "Runs") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
-    (output / "table.md").write_text(markdown(results), encoding="utf-8")
+    tables = "\n".join(markdown(results))
+    (output / "table.md").write_text(tables, encoding="utf-8")
     (output / "table.csv").write_text(as_csv(results), encoding="utf-8")
     draw(results).savefig(output / "perplexity.png", dpi=120)
-    print(f"{markdown(results)}\nwrote {path} and {output}/table.md, .csv, .png")
+    print(f"{tables}\nwrote {path} and {output}/table.md, .csv, .png")
 
 
 class Runs:
@@ -211,11 +212,12 @@ class Runs:
         unfinished.replace(path)
 
     def _settings(self, row: Row, seed: int) -> dict[str, Any]:
-        spiking = row.spiking and asdict(row.spiking)
-        return self._budget | {
+        budget = self._budget
+        return budget | {
             "seed": seed,
-            "spiking": spiking,
-            "training": dict(row.training),
+            "spiking": row.spiking and asdict(row.spiking),
+            # what the budget says too is one setting, named or not
+            "training": {k: v for k, v in row.training.items() if budget.get(k) != v},
         }
 
 

@@ -161,8 +161,8 @@ def _verdict(change: Mapping[str, Any], expected: str) -> str:
     return "supported" if (high < 0) == (expected == "lower") else "contradicted"
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The tables of a result file: rows, claims, factors."""
+def markdown(results: Mapping[str, Any]) -> list[str]:
+    """The tables of a result file: rows, claims, factors; without those it lacks."""
     header = ["row", *(heading for heading, _ in _COLUMNS.values())]
     lines = []
     for row in results["rows"]:
@@ -203,7 +203,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         header = ["factor", "against", "change, %, all pairs", "95 %", "pairs"]
         header += ["change, %, rest as the default", "95 %"]
         tables.append(_table(header, factors))
-    return "\n".join(tables)
+    return tables
 
 
 def _cell(statistic: Mapping[str, Any] | None, digits: int) -> str:
