@@ -17,6 +17,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -144,11 +145,9 @@ def main() -> int:
 
 def train_missing(options: AblationArguments, runs: "Runs", bench: "Bench") -> None:
     """Train every row with every seed, but what is finished."""
-    wanted = {
-        runs.path(row, seed): (row, seed)
-        for seed in options.seeds
-        for row in STUDIES[options.study].rows
-    }
+    wanted: dict[Path, tuple[Row, int]] = {}
+    for seed, row in product(options.seeds, STUDIES[options.study].rows):
+        wanted.setdefault(runs.path(row, seed), (row, seed))
     with tqdm(total=len(wanted) * options.max_steps, unit="step") as bar:
         for index, (path, (row, seed)) in enumerate(wanted.items()):
             bar.set_description_str(f"seed {seed}, {row.section}: {row.name}")
@@ -179,10 +178,11 @@ def write_results(options: AblationArguments, runs: "Runs") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
-    (output / "table.md").write_text(markdown(results), encoding="utf-8")
+    tables = "\n".join(markdown(results))
+    (output / "table.md").write_text(tables, encoding="utf-8")
     (output / "table.csv").write_text(as_csv(results), encoding="utf-8")
     draw(results).savefig(output / "perplexity.png", dpi=120)
-    print(f"{markdown(results)}\nwrote {path} and {output}/table.md, .csv, .png")
+    print(f"{tables}\nwrote {path} and {output}/table.md, .csv, .png")
 
 
 class Runs:
@@ -212,11 +212,12 @@ class Runs:
         unfinished.replace(path)
 
     def _settings(self, row: Row, seed: int) -> dict[str, Any]:
-        spiking = row.spiking and asdict(row.spiking)
-        return self._budget | {
+        budget = self._budget
+        return budget | {
             "seed": seed,
-            "spiking": spiking,
-            "training": dict(row.training),
+            "spiking": row.spiking and asdict(row.spiking),
+            # what the budget says too is one setting, named or not
+            "training": {k: v for k, v in row.training.items() if budget.get(k) != v},
         }
 
 

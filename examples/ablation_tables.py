@@ -10,10 +10,12 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from ablation_studies import Row, Study
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from mar_snn.energy.reporting.statistics import summarise
 from mar_snn.plot_layout import BASELINE, FAINT, SPIKING, tidy
@@ -77,8 +79,8 @@ def _factor(
 ) -> list[dict[str, Any]]:
     """What each level of one factor changes against the level of the reference.
 
-    Over all pairs of rows that differ in nothing else: for each seed the mean of the
-    pairs, then the statistics of the seeds.
+    Over all pairs of rows that differ in nothing else: for each seed the geometric mean
+    of the pairs, then the statistics of the seeds.
     """
 
     def parts(row: Row) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -108,7 +110,9 @@ def _factor(
             "level": _level(level),
             "against": _level(default),
             "pairs": len(changes),
-            "change": _statistic([math.fsum(c) / len(c) for c in zip(*changes)]),  # noqa: B905
+            "change": _statistic(
+                [_geometric_mean(c) for c in zip(*changes, strict=True)]
+            ),
             "change_alone": _statistic(alone[level]),
         }
         for level, changes in pairs.items()
@@ -131,6 +135,12 @@ def _changes(runs: Sequence[Figures], base: Sequence[Figures]) -> list[float]:
     ]
 
 
+def _geometric_mean(changes: Sequence[float]) -> float:
+    """The change in per cent whose factor is the geometric mean of the factors."""
+    logs = [math.log1p(change / 100) for change in changes]
+    return 100 * math.expm1(math.fsum(logs) / len(logs))
+
+
 def _statistic(values: Sequence[float]) -> dict[str, Any]:
     """Mean, std and 95 % interval; the last two null with one seed."""
     found = summarise(values)
@@ -151,8 +161,8 @@ def _verdict(change: Mapping[str, Any], expected: str) -> str:
     return "supported" if (high < 0) == (expected == "lower") else "contradicted"
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The tables of a result file: rows, claims, factors."""
+def markdown(results: Mapping[str, Any]) -> list[str]:
+    """The tables of a result file: rows, claims, factors; without those it lacks."""
     header = ["row", *(heading for heading, _ in _COLUMNS.values())]
     lines = []
     for row in results["rows"]:
@@ -193,7 +203,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         header = ["factor", "against", "change, %, all pairs", "95 %", "pairs"]
         header += ["change, %, rest as the default", "95 %"]
         tables.append(_table(header, factors))
-    return "\n".join(tables)
+    return tables
 
 
 def _cell(statistic: Mapping[str, Any] | None, digits: int) -> str:
@@ -233,7 +243,10 @@ def as_csv(results: Mapping[str, Any]) -> str:
 
 
 def draw(results: Mapping[str, Any]) -> Figure:
-    """Perplexity over the teacher's of every row: a dot a seed, a bar at the mean."""
+    """How far every row is above its teacher: a dot a seed, a bar at the mean.
+
+    The axis is linear up to 1 % and logarithmic beyond: that of a dense teacher is 0.
+    """
     lines: list[Mapping[str, Any] | str] = []
     for row in results["rows"]:
         if row["section"] not in lines:
@@ -247,21 +260,21 @@ def draw(results: Mapping[str, Any]) -> Figure:
             labels.append(line)
             continue
         labels.append(line["name"])
-        ratios = [run["perplexity_ratio"] for run in line["runs"]]
-        ax.plot(ratios, [y] * len(ratios), "o", color=SPIKING, alpha=0.5, markersize=4)
-        mean = line["statistics"]["perplexity_ratio"]["mean"]
-        ax.plot(mean, y, "|", color="black", markersize=11)
-    ax.axvline(1.0, color=BASELINE, linewidth=1)
+        above = [100 * (run["perplexity_ratio"] - 1) for run in line["runs"]]
+        ax.plot(above, [y] * len(above), "o", color=SPIKING, alpha=0.5, markersize=4)
+        ax.plot(fmean(above), y, "|", color="black", markersize=11)
+    ax.axvline(0.0, color=BASELINE, linewidth=1)
     ax.grid(axis="x", which="both", color=FAINT, linewidth=0.4)
     ax.set_yticks(range(len(lines)), labels, fontsize="small")
     for label, line in zip(ax.get_yticklabels(), lines, strict=True):
         if isinstance(line, str):
             label.set_fontweight("bold")
-    ax.set(
-        xscale="log",
-        xlabel="held-out perplexity, \N{MULTIPLICATION SIGN} teacher",
-        title=results["title"],
-    )
+    ax.tick_params(axis="y", length=0)
+    ax.set_xscale("symlog", linthresh=1.0)
+    ax.set_xlim(left=min(-0.2, ax.dataLim.x0))
+    ax.tick_params(axis="x", labelsize="small")
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.set(xlabel="held-out perplexity above the teacher's, %", title=results["title"])
     ax.set_ylim(len(lines) - 0.5, -0.5)
     tidy(ax)
     return figure
