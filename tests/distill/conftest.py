@@ -2,10 +2,8 @@ import copy
 import importlib.util
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-
-
 from functools import partial
+from pathlib import Path
 
 import datasets
 import numpy as np
