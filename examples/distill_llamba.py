@@ -331,11 +331,17 @@ def load_rows(
 def fit_thresholds(student: Any, rows: dict[str, Any], count: int) -> None:
     """Calibrate on the first `count` rows of the training text."""
     chosen = list(islice(rows["train"], count))
-    batches = DataLoader(chosen, batch_size=8, collate_fn=collate)
     with console.status("Fitting thresholds"):
-        calibrate(
-            student, [{"input_ids": b["input_ids"].to(student.device)} for b in batches]
-        )
+        calibrate(student, inputs_of(chosen, 8, student.device))
+
+
+def inputs_of(rows: Any, size: int, device: torch.device) -> list[dict[str, Any]]:
+    """What a model takes for `rows`, `size` of them at once."""
+    batches = DataLoader(rows, batch_size=size, collate_fn=collate)
+    return [
+        {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+        for batch in batches
+    ]
 
 
 @torch.no_grad()
@@ -345,10 +351,10 @@ def count_energy(
     """The energy report over held-out rows."""
     student.eval()
     counter = SpikeOpCounter(student)
-    for row in islice(rows["heldout"], options.energy_rows):
-        ids = torch.tensor([row["input_ids"]], device=student.device)
+    counted = list(islice(rows["heldout"], options.energy_rows))
+    for inputs in inputs_of(counted, 1, student.device):
         with counter:
-            student(input_ids=ids, use_cache=False)
+            student(**inputs, use_cache=False)
     return counter.report(profile="horowitz-45nm-fp32", baseline="dense")
 
 

@@ -1,7 +1,7 @@
 """How well a model predicts held-out text, and how near it stays to its teacher."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -17,14 +17,23 @@ from tqdm.auto import tqdm
 from mar_snn.distill.data import collate
 from mar_snn.spiking import SITES
 
+Row = Mapping[str, list[int]]
+
 __all__ = ["alignment_error", "perplexity", "relative_distance"]
 
 
 @torch.no_grad()
 def perplexity(
-    model: Any, rows: Dataset, *, batch_size: int = 8, desc: str | None = "Evaluating"
+    model: Any,
+    rows: Sequence[Row] | Dataset,
+    *,
+    batch_size: int = 8,
+    desc: str | None = "Evaluating",
 ) -> float:
-    """Exp of the mean negative log-likelihood of every token but the first of its row.
+    """Exp of the mean negative log-likelihood of every token that has one before it.
+
+    The first token of a row has none, nor the first of a text where rows keep texts
+    apart.
 
     Args:
         model: a causal language model of transformers.
@@ -33,17 +42,16 @@ def perplexity(
         desc: what the progress bar says; None for no bar.
     """
     total = torch.zeros((), dtype=torch.float64, device=model.device)
-    tokens = 0
+    tokens = torch.zeros((), dtype=torch.long, device=model.device)
     with _evaluating(model):
-        for ids in _batches(rows, batch_size, desc):
-            ids = ids.to(model.device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        for inputs, labels in _batches(rows, batch_size, desc, model.device):
+            logits = model(**inputs, use_cache=False).logits[:, :-1]
             losses = F.cross_entropy(
-                logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+                logits.float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
             )
             total += losses.double().sum()
-            tokens += losses.numel()
-    return math.exp(total.item() / tokens)
+            tokens += (labels[:, 1:] != -100).sum()
+    return math.exp(total.item() / tokens.item())
 
 
 def relative_distance(
@@ -59,7 +67,7 @@ def relative_distance(
 def alignment_error(
     student: Any,
     teacher: Any,
-    rows: Dataset,
+    rows: Sequence[Row] | Dataset,
     *,
     batch_size: int = 8,
     desc: str | None = "Aligning",
@@ -85,13 +93,14 @@ def alignment_error(
         _projection_inputs(student) as ours,
         _projection_inputs(teacher) as theirs,
     ):
-        for ids in _batches(rows, batch_size, desc):
+        for inputs, labels in _batches(rows, batch_size, desc, student.device):
             for model in (student, teacher):
-                model(input_ids=ids.to(model.device), use_cache=False)
+                there = {k: v.to(model.device) for k, v in inputs.items()}
+                model(**there, use_cache=False)
             for (site, layer), x in ours.items():
                 wanted = theirs[site, layer].to(x.device)
                 total[site] += relative_distance(x.float(), wanted.float()).sum().item()
-            count += ids.numel() * len(student.backbone.layers)
+            count += labels.numel() * len(student.backbone.layers)
     return {site: error / count for site, error in total.items()}
 
 
@@ -123,7 +132,15 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _batches(rows: Dataset, batch_size: int, desc: str | None) -> Iterator[Tensor]:
+def _batches(
+    rows: Sequence[Row] | Dataset,
+    batch_size: int,
+    desc: str | None,
+    device: torch.device,
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """What a model takes, and the labels."""
     loader = DataLoader(rows, batch_size, collate_fn=collate)
     for batch in tqdm(loader, desc=desc, disable=desc is None):
-        yield batch["input_ids"]
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        labels = inputs.pop("labels")
+        yield inputs, labels
