@@ -1,7 +1,7 @@
 """How well a model predicts held-out text, and how near it stays to its teacher."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -17,15 +17,13 @@ from tqdm.auto import tqdm
 from mar_snn.distill.data import collate
 from mar_snn.spiking import SITES
 
-Row = Mapping[str, list[int]]
-
 __all__ = ["alignment_error", "perplexity", "relative_distance"]
 
 
 @torch.no_grad()
 def perplexity(
     model: Any,
-    rows: Sequence[Row] | Dataset,
+    rows: Dataset,
     *,
     batch_size: int = 8,
     desc: str | None = "Evaluating",
@@ -67,7 +65,7 @@ def relative_distance(
 def alignment_error(
     student: Any,
     teacher: Any,
-    rows: Sequence[Row] | Dataset,
+    rows: Dataset,
     *,
     batch_size: int = 8,
     desc: str | None = "Aligning",
@@ -133,7 +131,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _batches(
-    rows: Sequence[Row] | Dataset,
+    rows: Dataset,
     batch_size: int,
     desc: str | None,
     device: torch.device,
