@@ -106,11 +106,9 @@ def test_only_a_named_bar_is_shown(teacher, rows, capsys):
 def test_texts_that_are_kept_apart_are_scored_one_by_one(teacher, rows):
     """Of two texts of 5 and 7 tokens in a row, the first tokens do not count."""
     ids = rows[0]["input_ids"]
-    packed = [{"input_ids": ids, "seq_idx": [0] * 5 + [1] * 7}]
-    logs = [
-        math.log(perplexity(teacher, [{"input_ids": part}], desc=None))
-        * (len(part) - 1)
-        for part in (ids[:5], ids[5:])
-    ]
-    found = perplexity(teacher, packed, desc=None)
-    assert math.log(found) == pytest.approx(sum(logs) / 10, rel=1e-5)
+    packed = {"input_ids": ids, "seq_idx": [0] * 5 + [1] * 7}
+    first, second, found = (
+        math.log(perplexity(teacher, Dataset.from_list([row]), desc=None))
+        for row in ({"input_ids": ids[:5]}, {"input_ids": ids[5:]}, packed)
+    )
+    assert found == pytest.approx((4 * first + 6 * second) / 10, rel=1e-5)
