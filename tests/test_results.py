@@ -162,3 +162,17 @@ def test_the_tables_of_the_ablation_are_those_of_the_committed_results(
     assert json.loads(json.dumps(again)) == {key: results[key] for key in again}
     page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
     assert all(table in page for table in tables.markdown(results))
+
+
+# ---- benchmarks/memory.py
+
+
+def test_the_table_of_memory_is_that_of_the_committed_results():
+    path = ROOT / "benchmarks" / "memory.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_memory", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    lines = benchmark.table(read_results("memory.json")["bytes"])
+    assert len(lines) == 6
+    page = (ROOT / "docs" / "distillation.md").read_text(encoding="utf-8")
+    assert "\n".join(lines) in page
