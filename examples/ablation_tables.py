@@ -1,8 +1,9 @@
 """What an ablation study found: statistics and verdicts, as JSON, Markdown, CSV, plot.
 
 A change is that of the perplexity in per cent, taken within each seed, whose runs see
-the same text in the same order. A claim is supported or contradicted where the 95 %
-interval of its change, by Student's t over the seeds, lies on one side of zero.
+the same text in the same order; its mean is that of a factor, the geometric one. A
+claim is supported or contradicted where the 95 % interval of its change, by Student's t
+over the logarithms, lies on one side of zero.
 """
 
 import csv
@@ -63,10 +64,10 @@ def _row(
     found = asdict(row) | {
         "runs": list(runs),
         "statistics": {key: _statistic([run[key] for run in runs]) for key in runs[0]},
-        "change": _statistic(_changes(runs, figures[study.reference])),
+        "change": _change(_changes(runs, figures[study.reference])),
     }
     if row.against:
-        change = _statistic(_changes(runs, figures[row.section, row.against]))
+        change = _change(_changes(runs, figures[row.section, row.against]))
         found |= {"claimed_change": change, "verdict": _verdict(change, row.expected)}
     return found
 
@@ -110,10 +111,10 @@ def _factor(
             "level": _level(level),
             "against": _level(default),
             "pairs": len(changes),
-            "change": _statistic(
-                [_geometric_mean(c) for c in zip(*changes, strict=True)]
+            "change": _change(
+                [_change(pair)["mean"] for pair in zip(*changes, strict=True)]
             ),
-            "change_alone": _statistic(alone[level]),
+            "change_alone": _change(alone[level]),
         }
         for level, changes in pairs.items()
     ]
@@ -135,12 +136,6 @@ def _changes(runs: Sequence[Figures], base: Sequence[Figures]) -> list[float]:
     ]
 
 
-def _geometric_mean(changes: Sequence[float]) -> float:
-    """The change in per cent whose factor is the geometric mean of the factors."""
-    logs = [math.log1p(change / 100) for change in changes]
-    return 100 * math.expm1(math.fsum(logs) / len(logs))
-
-
 def _statistic(values: Sequence[float]) -> dict[str, Any]:
     """Mean, std and 95 % interval; the last two null with one seed."""
     found = summarise(values)
@@ -149,6 +144,17 @@ def _statistic(values: Sequence[float]) -> dict[str, Any]:
         "mean": found.mean,
         "std": None if single else found.std,
         "ci95": None if single else found.ci95,
+    }
+
+
+def _change(changes: Sequence[float]) -> dict[str, Any]:
+    """The same of changes in per cent, mean and interval taken of their logarithms."""
+    logs = _statistic([math.log1p(change / 100) for change in changes])
+    ends = logs["ci95"]
+    return {
+        "mean": 100 * math.expm1(logs["mean"]),
+        "std": _statistic(changes)["std"],
+        "ci95": ends and [100 * math.expm1(end) for end in ends],
     }
 
 
@@ -209,6 +215,7 @@ def markdown(results: Mapping[str, Any]) -> list[str]:
 def _cell(statistic: Mapping[str, Any] | None, digits: int) -> str:
     if statistic is None:
         return "-"
+    digits = digits if statistic["mean"] < 1000 else 0
     mean = f"{statistic['mean']:,.{digits}f}"
     std = statistic["std"]
     return mean if std is None else f"{mean} ± {std:,.{digits}f}"
@@ -271,7 +278,7 @@ def draw(results: Mapping[str, Any]) -> Figure:
             label.set_fontweight("bold")
     ax.tick_params(axis="y", length=0)
     ax.set_xscale("symlog", linthresh=1.0)
-    ax.set_xlim(left=min(-0.2, ax.dataLim.x0))
+    ax.set_xlim(min(-0.2, ax.dataLim.x0), 2 * max(1.0, ax.dataLim.x1))
     ax.tick_params(axis="x", labelsize="small")
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     ax.set(xlabel="held-out perplexity above the teacher's, %", title=results["title"])
