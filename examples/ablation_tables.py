@@ -91,12 +91,11 @@ def _factor(
 
     (reference,) = (r for r in study.rows if (r.section, r.name) == study.reference)
     default, others = parts(reference)
-    bases = {rest: row for row in study.rows for level, rest in [parts(row)]
-             if level == default}  # fmt: skip
+    split = [(row, *parts(row)) for row in study.rows]
+    bases = {rest: row for row, level, rest in split if level == default}
     pairs: dict[Any, list[list[float]]] = {}
     alone: dict[Any, list[float]] = {}
-    for row in study.rows:
-        level, rest = parts(row)
+    for row, level, rest in split:
         if level != default and rest in bases:
             base = bases[rest]
             changes = _changes(
@@ -130,6 +129,7 @@ def _level(values: tuple[Any, ...]) -> str:
 
 
 def _changes(runs: Sequence[Figures], base: Sequence[Figures]) -> list[float]:
+    """By how many per cent the perplexity of each run is above that of its base."""
     return [
         100 * (run["perplexity"] / other["perplexity"] - 1)
         for run, other in zip(runs, base, strict=True)
@@ -280,7 +280,7 @@ def draw(results: Mapping[str, Any]) -> Figure:
     ax.set_xscale("symlog", linthresh=1.0)
     ax.set_xlim(min(-0.2, ax.dataLim.x0), 2 * max(1.0, ax.dataLim.x1))
     ax.tick_params(axis="x", labelsize="small")
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set(xlabel="held-out perplexity above the teacher's, %", title=results["title"])
     ax.set_ylim(len(lines) - 0.5, -0.5)
     tidy(ax)

@@ -194,12 +194,15 @@ def test_a_finished_study_is_not_run_again(run, example, tmp_path, monkeypatch):
 
 
 def test_a_changed_setting_is_another_run(run, tmp_path):
+    runs = tmp_path / "out" / "runs"
     assert run(seeds="3") == 0
+    assert len(list(runs.iterdir())) == 3
+    # the last row names the learning rate that the budget had: now it stands alone
     assert run(seeds="3", learning_rate=1e-3) == 0
-    assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
+    assert len(list(runs.iterdir())) == 3 + 4
     # neither where it is written nor the number of threads changes what is trained
     assert run(seeds="3", threads=2, results=tmp_path / "results.json") == 0
-    assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
+    assert len(list(runs.iterdir())) == 7
 
 
 @pytest.mark.parametrize("step", [1, 2])
