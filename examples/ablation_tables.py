@@ -1,8 +1,9 @@
 """What an ablation study found: statistics and verdicts, as JSON, Markdown, CSV, plot.
 
 A change is that of the perplexity in per cent, taken within each seed, whose runs see
-the same text in the same order. A claim is supported or contradicted where the 95 %
-interval of its change, by Student's t over the seeds, lies on one side of zero.
+the same text in the same order; its mean is that of a factor, the geometric one. A
+claim is supported or contradicted where the 95 % interval of its change, by Student's t
+over the logarithms, lies on one side of zero.
 """
 
 import csv
@@ -63,10 +64,10 @@ def _row(
     found = asdict(row) | {
         "runs": list(runs),
         "statistics": {key: _statistic([run[key] for run in runs]) for key in runs[0]},
-        "change": _statistic(_changes(runs, figures[study.reference])),
+        "change": _change(_changes(runs, figures[study.reference])),
     }
     if row.against:
-        change = _statistic(_changes(runs, figures[row.section, row.against]))
+        change = _change(_changes(runs, figures[row.section, row.against]))
         found |= {"claimed_change": change, "verdict": _verdict(change, row.expected)}
     return found
 
@@ -90,12 +91,11 @@ def _factor(
 
     (reference,) = (r for r in study.rows if (r.section, r.name) == study.reference)
     default, others = parts(reference)
-    bases = {rest: row for row in study.rows for level, rest in [parts(row)]
-             if level == default}  # fmt: skip
+    split = [(row, *parts(row)) for row in study.rows]
+    bases = {rest: row for row, level, rest in split if level == default}
     pairs: dict[Any, list[list[float]]] = {}
     alone: dict[Any, list[float]] = {}
-    for row in study.rows:
-        level, rest = parts(row)
+    for row, level, rest in split:
         if level != default and rest in bases:
             base = bases[rest]
             changes = _changes(
@@ -110,10 +110,10 @@ def _factor(
             "level": _level(level),
             "against": _level(default),
             "pairs": len(changes),
-            "change": _statistic(
-                [_geometric_mean(c) for c in zip(*changes, strict=True)]
+            "change": _change(
+                [_change(pair)["mean"] for pair in zip(*changes, strict=True)]
             ),
-            "change_alone": _statistic(alone[level]),
+            "change_alone": _change(alone[level]),
         }
         for level, changes in pairs.items()
     ]
@@ -129,16 +129,11 @@ def _level(values: tuple[Any, ...]) -> str:
 
 
 def _changes(runs: Sequence[Figures], base: Sequence[Figures]) -> list[float]:
+    """By how many per cent the perplexity of each run is above that of its base."""
     return [
         100 * (run["perplexity"] / other["perplexity"] - 1)
         for run, other in zip(runs, base, strict=True)
     ]
-
-
-def _geometric_mean(changes: Sequence[float]) -> float:
-    """The change in per cent whose factor is the geometric mean of the factors."""
-    logs = [math.log1p(change / 100) for change in changes]
-    return 100 * math.expm1(math.fsum(logs) / len(logs))
 
 
 def _statistic(values: Sequence[float]) -> dict[str, Any]:
@@ -149,6 +144,17 @@ def _statistic(values: Sequence[float]) -> dict[str, Any]:
         "mean": found.mean,
         "std": None if single else found.std,
         "ci95": None if single else found.ci95,
+    }
+
+
+def _change(changes: Sequence[float]) -> dict[str, Any]:
+    """The same of changes in per cent, mean and interval taken of their logarithms."""
+    logs = _statistic([math.log1p(change / 100) for change in changes])
+    ends = logs["ci95"]
+    return {
+        "mean": 100 * math.expm1(logs["mean"]),
+        "std": _statistic(changes)["std"],
+        "ci95": ends and [100 * math.expm1(end) for end in ends],
     }
 
 
@@ -209,6 +215,7 @@ def markdown(results: Mapping[str, Any]) -> list[str]:
 def _cell(statistic: Mapping[str, Any] | None, digits: int) -> str:
     if statistic is None:
         return "-"
+    digits = digits if statistic["mean"] < 1000 else 0
     mean = f"{statistic['mean']:,.{digits}f}"
     std = statistic["std"]
     return mean if std is None else f"{mean} ± {std:,.{digits}f}"
@@ -271,9 +278,9 @@ def draw(results: Mapping[str, Any]) -> Figure:
             label.set_fontweight("bold")
     ax.tick_params(axis="y", length=0)
     ax.set_xscale("symlog", linthresh=1.0)
-    ax.set_xlim(left=min(-0.2, ax.dataLim.x0))
+    ax.set_xlim(min(-0.2, ax.dataLim.x0), 2 * max(1.0, ax.dataLim.x1))
     ax.tick_params(axis="x", labelsize="small")
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set(xlabel="held-out perplexity above the teacher's, %", title=results["title"])
     ax.set_ylim(len(lines) - 0.5, -0.5)
     tidy(ax)

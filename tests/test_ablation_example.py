@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import signal
 import sys
@@ -193,12 +194,15 @@ def test_a_finished_study_is_not_run_again(run, example, tmp_path, monkeypatch):
 
 
 def test_a_changed_setting_is_another_run(run, tmp_path):
+    runs = tmp_path / "out" / "runs"
     assert run(seeds="3") == 0
+    assert len(list(runs.iterdir())) == 3
+    # the last row names the learning rate that the budget had: now it stands alone
     assert run(seeds="3", learning_rate=1e-3) == 0
-    assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
+    assert len(list(runs.iterdir())) == 3 + 4
     # neither where it is written nor the number of threads changes what is trained
     assert run(seeds="3", threads=2, results=tmp_path / "results.json") == 0
-    assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
+    assert len(list(runs.iterdir())) == 7
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -376,18 +380,19 @@ def test_a_change_is_taken_within_each_seed(tables, factorial):
     one, two, three, four = (row["change"] for row in results["rows"])
     assert (one["mean"], one["std"]) == (0.0, 0.0)
     assert (two["mean"], two["std"]) == pytest.approx((10.0, 0.0), abs=1e-9)
-    # -10, -9 and -8: t is 4.303 with two degrees of freedom
-    assert (three["mean"], three["std"]) == pytest.approx((-9.0, 1.0))
-    half = 4.30265 / 3**0.5
-    assert three["ci95"] == pytest.approx((-9 - half, -9 + half), abs=1e-4)
-    assert four["mean"] == pytest.approx(40 / 3)
+    # -10, -9 and -8 per cent: the factor is the cube root of 0.9 · 0.91 · 0.92
+    assert (three["mean"], three["std"]) == pytest.approx((-9.0037, 1.0), abs=1e-4)
+    # in logarithms -0.105361, -0.094311 and -0.083382, their deviation 0.010990, and
+    # t = 4.30265 with two degrees of freedom: -0.094351 -+ 0.027300
+    assert three["ci95"] == pytest.approx([-11.4542, -6.4853], abs=1e-3)
+    assert four["mean"] == pytest.approx(100 * (1.1 * 1.2 * 1.1) ** (1 / 3) - 100)
     # tau against 0.5: by seed the factors (0.9, 1), (0.91, 24 / 22), (0.92, 1)
     tau, ratio = results["factors"]
     assert (tau["factor"], tau["level"], tau["against"]) == ("tau", "1", "0.5")
     assert tau["pairs"] == ratio["pairs"] == 2
-    factors = [0.9**0.5, (0.91 * 24 / 22) ** 0.5, 0.92**0.5]
-    assert tau["change"]["mean"] == pytest.approx(100 * sum(factors) / 3 - 100)
-    assert tau["change_alone"]["mean"] == pytest.approx(-9.0)
+    product = 0.9 * (0.91 * 24 / 22) * 0.92
+    assert tau["change"]["mean"] == pytest.approx(100 * product ** (1 / 6) - 100)
+    assert tau["change_alone"]["mean"] == three["mean"]
     assert (ratio["level"], ratio["against"]) == ("1", "2/3")
     assert ratio["change_alone"]["mean"] == pytest.approx(10.0)
 
@@ -427,7 +432,7 @@ def test_a_verdict_needs_the_interval_on_one_side_of_zero(
     assert "verdict" not in results["rows"][0]
     assert results["rows"][1]["verdict"] == verdict
     _, claims = tables.markdown(results)
-    change = sum(values) / len(values) * 10 - 100
+    change = 10 * math.prod(values) ** (1 / len(values)) - 100
     assert f"| s: new | a claim | base | {change:+.2f}" in claims
     assert claims.endswith(f" | {verdict} |\n")
 
