@@ -168,6 +168,24 @@ def test_the_tables_of_the_ablation_are_those_of_the_committed_results(
     assert all(table in page for table in tables.markdown(results))
 
 
+def test_the_parts_in_the_readme_are_those_of_the_committed_results():
+    rows = read_results("ablation-cpu.json")["rows"]
+    found = {row["name"]: row for row in rows if row["section"] == "Components"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in (
+        "binary LIF, forward KL",
+        "ATMN, forward KL",
+        "ATMN, + reverse KL",
+        "ATMN, SBDS",
+    ):
+        figures = (
+            found[name]["statistics"][figure]
+            for figure in ("perplexity_ratio", "sparsity", "alignment_error")
+        )
+        cells = [f"{figure['mean']:.3f} ± {figure['std']:.3f}" for figure in figures]
+        assert f"| {name} | {' | '.join(cells)} |" in readme
+
+
 def test_what_the_page_says_of_the_parts_is_what_was_measured():
     rows = read_results("ablation-cpu.json")["rows"]
     verdicts = {(row["section"], row["name"]): row.get("verdict") for row in rows}
