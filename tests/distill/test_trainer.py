@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -235,6 +236,14 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
         assert one.equal(two)
 
 
+@pytest.fixture
+def _ctrl_c_raises() -> Iterator[None]:
+    """As in a shell; a worker of pytest-xdist ignores Ctrl-C."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 class CtrlC(TrainerCallback):
     """Presses Ctrl-C while step 3 is under way, `times` times."""
 
@@ -273,6 +282,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_run(
     assert losses(second) == losses(whole)
 
 
+@pytest.mark.usefixtures("_ctrl_c_raises")
 def test_the_second_ctrl_c_stops_at_once(student, teacher, config, rows, tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     sbds = trainer(student, teacher, config(), rows, callbacks=[CtrlC(2)])
