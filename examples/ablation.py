@@ -244,12 +244,11 @@ class Bench:
     def _load_rows(self) -> dict[str, Dataset]:
         options = self._options
         tokenizer = AutoTokenizer.from_pretrained(options.teacher or TINY_LLAMBA)
-        texts, column = standard_library_text(), "text"
+        texts = standard_library_text()
         if options.train_data is not None:
-            column = options.text_column
-            texts = load_text(options.train_data, column)
+            texts = load_text(options.train_data, options.text_column)
         return {
-            split: pack(docs, tokenizer, options.max_length, column=column)
+            split: pack(docs, tokenizer, options.max_length)
             for split, docs in texts.items()
         }
 

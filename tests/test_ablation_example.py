@@ -14,10 +14,9 @@ from types import ModuleType
 
 import datasets
 import pytest
-import torch
 from matplotlib.image import imread
 
-from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+from mar_snn.llamba import LlambaForCausalLM
 from mar_snn.provenance import versions
 from mar_snn.spiking import SITES, SpikingConfig, calibrate, spikify
 
@@ -40,21 +39,8 @@ def example(load_example, studies, tables) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory, byte_tokenizer) -> Path:
-    """A random Llamba whose tokens are bytes."""
-    folder = tmp_path_factory.mktemp("teacher")
-    torch.manual_seed(0)
-    config = LlambaConfig(
-        vocab_size=256,
-        d_model=16,
-        n_layer=2,
-        mlp_cfg={"intermediate_size": 24},
-        ssm_cfg={"d_state": 4, "n_v_heads": 2, "n_qk_heads": 2},
-        initializer_range=0.2,
-    )
-    LlambaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+def teacher(llambas) -> Path:
+    return llambas["dense"]
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from mar_snn.energy import EnergyReport
-from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.spiking import coders
 
 PICTURES = ("energy", "firing", "raster", "thresholds", "training")
@@ -32,21 +31,8 @@ def example(load_example) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory, byte_tokenizer) -> Path:
-    """A random Llamba whose tokens are bytes."""
-    folder = tmp_path_factory.mktemp("teacher")
-    torch.manual_seed(0)
-    config = LlambaConfig(
-        vocab_size=256,
-        d_model=16,
-        n_layer=2,
-        mlp_cfg={"intermediate_size": 24},
-        ssm_cfg={"d_state": 4, "n_v_heads": 2, "n_qk_heads": 2},
-        initializer_range=0.2,
-    )
-    LlambaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+def teacher(llambas) -> Path:
+    return llambas["dense"]
 
 
 @pytest.fixture

@@ -7,9 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "distill_llamba.py"
 ACCELERATE = (
@@ -20,28 +17,19 @@ ACCELERATE = (
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory, byte_tokenizer) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    torch.manual_seed(0)
-    config = LlambaConfig(
-        vocab_size=256,
-        d_model=16,
-        n_layer=1,
-        mlp_cfg={"intermediate_size": 24},
-        ssm_cfg={"d_state": 4, "n_v_heads": 2, "n_qk_heads": 2},
-        initializer_range=0.2,
-    )
-    LlambaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+def texts(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
     lines = [json.dumps({"text": f"line {i} of a text. " * 5}) for i in range(40)]
-    (folder / "texts.jsonl").write_text("\n".join(lines))
-    return folder
+    path.write_text("\n".join(lines))
+    return path
 
 
-def run(teacher: Path, output: Path, processes: int) -> tuple[dict, list[float]]:
+def run(
+    teacher: Path, texts: Path, output: Path, processes: int
+) -> tuple[dict, list[float]]:
     options = {
         "teacher": teacher,
-        "train_data": teacher / "texts.jsonl",
+        "train_data": texts,
         "output_dir": output,
         "max_length": 16,
         "max_steps": 4,
@@ -69,9 +57,9 @@ def run(teacher: Path, output: Path, processes: int) -> tuple[dict, list[float]]
 
 
 @pytest.mark.slow
-def test_two_processes_train_evaluate_and_write_as_one(teacher, tmp_path):
-    alone, losses = run(teacher, tmp_path / "one", 1)
-    shared, shared_losses = run(teacher, tmp_path / "two", 2)
+def test_two_processes_train_evaluate_and_write_as_one(llambas, texts, tmp_path):
+    alone, losses = run(llambas["dense"], texts, tmp_path / "one", 1)
+    shared, shared_losses = run(llambas["dense"], texts, tmp_path / "two", 2)
     # the rows come in another order, so only what is before training is the same
     for name, rel in (("teacher", 1e-6), ("calibrated", 1e-6), ("distilled", 1e-2)):
         expected = pytest.approx(alone["perplexity"][name], rel=rel)

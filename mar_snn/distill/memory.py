@@ -47,12 +47,13 @@ class MemoryEstimate(NamedTuple):
         )
 
     def table(self) -> Table:
-        """A line for each part, in GiB."""
+        """A line for each part, in GiB or, below one of them, in MiB."""
+        unit, name_of_unit = (2**30, "GiB") if self.total >= 2**30 else (2**20, "MiB")
         table = Table(title="Memory, estimated", show_header=False)
         table.add_column(style="bold")
         table.add_column(justify="right")
         for name, size in (self._asdict() | {"total": self.total}).items():
-            table.add_row(name, f"{size / 2**30:.2f} GiB")
+            table.add_row(name, f"{size / unit:.1f} {name_of_unit}")
         return table
 
 

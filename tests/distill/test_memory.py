@@ -92,5 +92,7 @@ def test_the_table_has_a_line_for_each_part():
     table = MemoryEstimate(2**30, 2**29, 2**30, 2**31, 2**30).table()
     parts, sizes = (list(column.cells) for column in table.columns)
     assert parts == [*MemoryEstimate._fields, "total"]
-    assert sizes[0] == "1.00 GiB"
-    assert sizes[-1] == "5.50 GiB"
+    assert sizes[0] == "1.0 GiB"
+    assert sizes[-1] == "5.5 GiB"
+    small = MemoryEstimate(*[2**20] * 5).table()
+    assert list(small.columns[1].cells) == ["1.0 MiB"] * 5 + ["5.0 MiB"]
