@@ -26,8 +26,12 @@ SIZES = {
     "Llamba-3B": (3072, 28, 8192),
     "Llamba-8B": (4096, 32, 14336),
 }
-#: processes that share student and teacher
-SHARDS = {"one, or DDP": (1, 1), "FSDP2 on 8, teacher too": (8, 8)}
+#: examples/configs/ -> processes that share the student, its gradients, the teacher
+SHARDS = {
+    "ddp.yaml": (1, 1, 1),
+    "deepspeed_zero2.yaml": (1, 8, 1),
+    "fsdp2.yaml, --teacher_sharding fsdp": (8, 8, 8),
+}
 ROWS, LENGTH = 2, 2048
 
 

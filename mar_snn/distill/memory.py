@@ -34,16 +34,22 @@ class MemoryEstimate(NamedTuple):
         """All of it."""
         return sum(self)
 
-    def shared(self, student: int = 1, teacher: int = 1) -> "MemoryEstimate":
-        """That of one of so many processes that share the weights of a model (FSDP2).
+    def shared(
+        self, student: int = 1, gradients: int = 1, teacher: int = 1
+    ) -> "MemoryEstimate":
+        """That of one of several processes.
 
-        With the student's weights its gradients and optimizer states are shared.
+        Args:
+            student: how many share the student's weights (FSDP2).
+            gradients: how many share its gradients and optimizer states (FSDP2, and
+                DeepSpeed's second stage).
+            teacher: how many share the teacher's weights.
         """
         return self._replace(
             student=self.student // student,
             teacher=self.teacher // teacher,
-            gradients=self.gradients // student,
-            optimizer=self.optimizer // student,
+            gradients=self.gradients // gradients,
+            optimizer=self.optimizer // gradients,
         )
 
     def table(self) -> Table:

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mar_snn.distill.features import (
     FeatureAlignment,
@@ -14,6 +14,7 @@ from mar_snn.distill.features import (
 )
 from mar_snn.distill.losses import feature_alignment, mean_over_layers
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+from tests.distill.training import llama
 
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 
@@ -28,14 +29,6 @@ def llamba(width: int = 16, layers: int = 2) -> LlambaForCausalLM:
         initializer_range=0.3,
     )
     return LlambaForCausalLM(config)
-
-
-def llama(**options) -> LlamaForCausalLM:
-    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    return LlamaForCausalLM(
-        LlamaConfig(**{"num_hidden_layers": 2} | sizes | heads | options)
-    )
 
 
 def run(alignment: FeatureAlignment) -> None:
@@ -161,7 +154,7 @@ def test_norms_that_only_the_teacher_has_are_left_out():
 
 
 def test_a_narrower_student_is_projected_to_the_width_of_its_teacher():
-    student, teacher = llamba(width=16), llama(hidden_size=24)
+    student, teacher = llamba(width=16), llama(width=24)
     alignment = FeatureAlignment(student, teacher)
     assert len(alignment.projections) == 5
     with record_features(student) as given:

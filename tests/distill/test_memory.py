@@ -61,8 +61,8 @@ def test_the_estimate_is_what_a_real_step_takes(student, teacher, config, logit_
 
 def test_processes_share_what_they_are_said_to_share():
     whole = MemoryEstimate(8, 40, 16, 32, 7)
-    assert whole.shared(student=4) == (2, 40, 4, 8, 7)
-    assert whole.shared(student=2, teacher=4) == (4, 10, 8, 16, 7)
+    assert whole.shared(gradients=4) == (8, 40, 4, 8, 7)
+    assert whole.shared(2, 2, teacher=4) == (4, 10, 8, 16, 7)
     assert whole.total == 103
 
 

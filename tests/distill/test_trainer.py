@@ -6,8 +6,6 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     TrainerCallback,
@@ -19,7 +17,14 @@ from mar_snn.distill import (
 )
 from mar_snn.distill.data import collate
 from mar_snn.distill.features import record_features
-from tests.distill.training import RATES, TERMS, losses, trainer, with_a_masked_start
+from tests.distill.training import (
+    RATES,
+    TERMS,
+    llama,
+    losses,
+    trainer,
+    with_a_masked_start,
+)
 
 
 def test_the_loss_is_that_of_the_pure_functions(student, teacher, config, rows):
@@ -231,18 +236,22 @@ def test_models_that_do_not_fit_are_refused(student, teacher, config, rows):
 
 
 def test_a_transformer_with_norms_of_the_same_names_is_a_teacher(student, config, rows):
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=40,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-        )
-    )
-    sbds = trainer(student, llama, config(max_steps=1), rows)
+    other = llama()
+    sbds = trainer(student, other, config(max_steps=1), rows)
     sbds.train()
     assert sbds.state.log_history[0]["features"] > 0
+
+
+def test_a_teacher_that_cannot_keep_texts_apart_is_refused(student, teacher, config):
+    other = llama()
+    row = {"input_ids": [1, 2, 3, 4], "seq_idx": [0, 0, 1, 1]}
+    rows = Dataset.from_list([row])
+    assert trainer(student, teacher, config(), rows).compute_loss(
+        student, collate([row])
+    )
+    sbds = trainer(student, other, config(), rows)
+    with pytest.raises(ValueError, match="a LlamaForCausalLM, would read on from one"):
+        sbds.compute_loss(student, collate([row]))
 
 
 def test_rows_of_a_data_set_reach_the_model_without_other_columns(

@@ -5,13 +5,9 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-)
 
 from mar_snn.distill.data import collate
-from tests.distill.training import RATES, TERMS, losses, trainer
+from tests.distill.training import RATES, TERMS, llama, losses, trainer
 
 
 def test_thresholds_learn_at_their_own_rate(student, teacher, config, rows):
@@ -112,15 +108,7 @@ def test_layers_are_mapped_from_the_command_line(student, teacher, config, rows)
 def test_projections_are_trained_resumed_and_never_saved_in_the_model(
     student, config, rows, tmp_path
 ):
-    wide = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=40,
-            hidden_size=24,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-        )
-    )
+    wide = llama(width=24)
     options = {"save_strategy": "steps", "save_steps": 2.0, "max_steps": 4}
     runs = []
     for resume in (None, str(tmp_path / "checkpoint-2")):

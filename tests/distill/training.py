@@ -1,8 +1,8 @@
 """What the tests of the trainer share."""
 
-from mar_snn.distill import (
-    SBDSTrainer,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mar_snn.distill import SBDSTrainer
 from mar_snn.distill.data import collate
 
 TERMS = {"forward_kl", "reverse_kl", "features"}
@@ -18,6 +18,18 @@ RATES = {
 def trainer(student, teacher, args, rows, **kwargs) -> SBDSTrainer:
     kwargs = {"train_dataset": rows, "data_collator": collate} | kwargs
     return SBDSTrainer(student, teacher, args, **kwargs)
+
+
+def llama(width: int = 16) -> LlamaForCausalLM:
+    """A transformer of two blocks whose norms have the names of Llamba's."""
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=width,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    return LlamaForCausalLM(config)
 
 
 def losses(trainer: SBDSTrainer) -> list[float]:
