@@ -40,7 +40,8 @@ class ATMNNode(neuron.BaseNode):
         num_channels: None for one threshold, or one for each channel.
         channel_dim: the channel axis of the single-step tensor.
         fire_ratio: rho, fire at rho V and reset by V.
-        backend: "torch", "triton" or "cupy"; "auto" takes the fastest that can run on
+        backend: "torch", "native" (C, on CPUs), "triton" or "cupy" (on GPUs); "auto"
+            takes the fastest that can run on without compiling C on
             the input's device, or what the environment variable MAR_SNN_BACKEND names.
 
     Raises:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mar_snn.neurons import native
 from mar_snn.neurons.surrogate import (
     KERNEL_SURROGATES,
     SurrogateFunction,
@@ -36,13 +37,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["auto", "torch", "triton", "cupy"]
+Backend = Literal["auto", "torch", "native", "triton", "cupy"]
 
 #: what "auto" stands for, where this environment variable is set
 ENVIRONMENT = "MAR_SNN_BACKEND"
 
-#: fastest first
-_PREFERENCE = ("triton", "cupy", "torch")
+#: fastest first; "auto" leaves out "native", which compiles C at its first use
+_PREFERENCE = ("triton", "cupy", "native", "torch")
 
 _INSTALL = {
     "triton": "Triton comes with PyTorch on Linux, elsewhere: pip install triton",
@@ -132,7 +133,7 @@ def check_backend(backend: str) -> None:
 
     Raises:
         ValueError: an unknown name.
-        RuntimeError: its package is not installed.
+        RuntimeError: its package or its compiler is not installed.
     """
     if backend not in get_args(Backend):
         raise ValueError(
@@ -143,6 +144,10 @@ def check_backend(backend: str) -> None:
         raise RuntimeError(
             f"backend={backend!r} needs a package that is not installed "
             f"({_INSTALL[backend]}): install it, or use backend='auto'"
+        )
+    if backend == "native" and (why := native.obstacle()):
+        raise RuntimeError(
+            f"backend='native' cannot run here: {why}; or use backend='auto'"
         )
 
 
@@ -169,7 +174,7 @@ def kernels_for(backend: str, device_type: str) -> Kernels:
     check_backend(backend)
     if backend == "auto":
         # on the CPU Triton only interprets
-        usable = _PREFERENCE if device_type == "cuda" else ("torch",)
+        usable = ("triton", "cupy", "torch") if device_type == "cuda" else ("torch",)
         backend = next(n for n in usable if not _obstacle(n, device_type))
         logger.info("ATMN runs on %s with backend=%r", device_type, backend)
     elif obstacle := _obstacle(backend, device_type):
@@ -185,6 +190,10 @@ def _obstacle(backend: str, device_type: str) -> str:
     """Why `backend` cannot run on devices of this type; "" if it can."""
     if backend == "torch":
         return ""
+    if backend == "native":
+        on_cpu = device_type == "cpu"
+        elsewhere = f"C kernels run on the CPU, the tensors are on {device_type}"
+        return native.obstacle() if on_cpu else elsewhere
     if find_spec(backend) is None:
         return f"it is not installed ({_INSTALL[backend]})"
     if backend == "triton":

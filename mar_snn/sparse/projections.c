@@ -1,0 +1,215 @@
+/* Products of a few rows x with a matrix, at the speed at which the matrix is read.
+ *
+ *   gather_*   W is input-major, [inputs][outputs]: the row of each input that is not
+ *              zero is read once, the others never.
+ *   dot_*      W is output-major, [outputs][inputs]: all of it is read.
+ *
+ * Weights are float, bfloat16 or int8 with a scale; sums are float. Both loops are
+ * bound by memory, so what matters is that the next rows are on their way while these
+ * are added: eight rows at a time, with those of the next eight prefetched.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define ROWS 8
+#define DOTS 4
+#define LANES 16
+#define LINE 64 /* bytes of a cache line */
+
+typedef float vector __attribute__((vector_size(LANES * 4)));
+typedef int32_t integers __attribute__((vector_size(LANES * 4)));
+typedef uint32_t words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t halves __attribute__((vector_size(LANES * 2)));
+typedef int8_t bytes __attribute__((vector_size(LANES)));
+
+static inline float one_f32(float w) { return w; }
+
+static inline float one_bf16(uint16_t w)
+{
+    const uint32_t bits = (uint32_t)w << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline float one_i8(int8_t w) { return w; }
+
+static inline vector load_f32(const float *from)
+{
+    vector v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+static inline vector load_bf16(const uint16_t *from)
+{
+    halves h;
+    memcpy(&h, from, sizeof h);
+    const words bits = __builtin_convertvector(h, words) << 16;
+    vector v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+static inline vector load_i8(const int8_t *from)
+{
+#ifdef __AVX512F__ /* gcc 12 takes the conversion below apart, byte by byte */
+    const __m128i b = _mm_loadu_si128((const __m128i *)from);
+    return (vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
+#else
+    bytes b;
+    memcpy(&b, from, sizeof b);
+    return __builtin_convertvector(__builtin_convertvector(b, integers), vector);
+#endif
+}
+
+/* The inputs that are not zero in any row of x, in order, and their values times their
+ * scale, input by input. Both lists are filled up to a multiple of ROWS with products
+ * that add nothing. Returns how many inputs there are, or -1 if more than `most`. */
+static inline __attribute__((always_inline)) int64_t
+compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64_t most,
+        int32_t *active, float *factor)
+{
+    int64_t count = 0;
+    for (int64_t k = 0; k < inputs; k++) {
+        int fires = 0;
+        for (int64_t b = 0; b < batch; b++)
+            fires |= x[b * inputs + k] != 0; /* NaN, too */
+        active[count] = (int32_t)k;
+        count += fires;
+    }
+    if (count > most)
+        return -1;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t b = 0; b < batch; b++) {
+            const float value = x[b * inputs + active[i]];
+            factor[i * batch + b] = scale ? value * scale[active[i]] : value;
+        }
+    for (int64_t i = count; i % ROWS; i++) {
+        active[i] = active[count - 1];
+        memset(factor + i * batch, 0, batch * sizeof *factor);
+    }
+    return count;
+}
+
+#define DEFINE(NAME, WEIGHT)                                                           \
+    /* y[:, first:last] = the sum of the active rows, whole lines of them */           \
+    static inline __attribute__((always_inline)) void add_##NAME(                      \
+        const WEIGHT *w, int64_t outputs, const int32_t *active, const float *factor,  \
+        int64_t count, int64_t batch, int64_t first, int64_t last, float *restrict y)  \
+    {                                                                                  \
+        const int64_t line = LINE / sizeof(WEIGHT);                                    \
+        for (int64_t r = 0; r < count; r += ROWS) {                                    \
+            const WEIGHT *row[ROWS], *next[ROWS];                                      \
+            for (int j = 0; j < ROWS; j++) {                                           \
+                const int64_t ahead = r + ROWS < count ? r + ROWS + j : r + j;         \
+                row[j] = w + active[r + j] * outputs;                                  \
+                next[j] = w + active[ahead] * outputs;                                 \
+            }                                                                          \
+            for (int64_t n = first; n < last; n += line) {                             \
+                for (int j = 0; j < ROWS; j++)                                         \
+                    __builtin_prefetch(next[j] + n, 0, 2);                             \
+                for (int64_t b = 0; b < batch; b++) {                                  \
+                    const float *by = factor + r * batch + b;                          \
+                    float *to = y + b * outputs + n;                                   \
+                    for (int64_t lane = 0; lane < line; lane += LANES) {               \
+                        vector sum;                                                    \
+                        memcpy(&sum, to + lane, sizeof sum);                           \
+                        for (int j = 0; j < ROWS; j++)                                 \
+                            sum += by[j * batch] * load_##NAME(row[j] + n + lane);     \
+                        memcpy(to + lane, &sum, sizeof sum);                           \
+                    }                                                                  \
+                }                                                                      \
+            }                                                                          \
+        }                                                                              \
+    }                                                                                  \
+                                                                                       \
+    /* y[b] = Σ over k of x[b, k] scale[k] w[k]. Returns how many rows of w were read;  \
+     * -1, and y is not written, if they would be more than `most`, or for want of      \
+     * memory. */                                                                      \
+    int64_t gather_##NAME(const float *x, int64_t batch, int64_t inputs,               \
+                          const WEIGHT *w, int64_t outputs, const float *scale,        \
+                          int64_t most, float *y, int threads)                         \
+    {                                                                                  \
+        int32_t *active = malloc((inputs + ROWS) * sizeof *active);                    \
+        float *factor = malloc((inputs + ROWS) * batch * sizeof *factor);              \
+        int64_t count = -1;                                                            \
+        if (active && factor)                                                          \
+            count = batch == 1 /* a constant: it is compiled for one row */            \
+                        ? compact(x, 1, inputs, scale, most, active, factor)           \
+                        : compact(x, batch, inputs, scale, most, active, factor);      \
+        if (count >= 0) {                                                              \
+            const int64_t line = LINE / sizeof(WEIGHT), lines = outputs / line;        \
+            const int64_t padded = (count + ROWS - 1) / ROWS * ROWS;                   \
+            memset(y, 0, batch * outputs * sizeof *y);                                 \
+            _Pragma("omp parallel for num_threads(threads) schedule(static)")          \
+            for (int t = 0; t < threads; t++) {                                        \
+                const int64_t first = lines * t / threads * line;                      \
+                const int64_t last = lines * (t + 1) / threads * line;                 \
+                if (batch == 1) /* the same: the factors stay in registers */          \
+                    add_##NAME(w, outputs, active, factor, padded, 1, first, last, y); \
+                else                                                                   \
+                    add_##NAME(w, outputs, active, factor, padded, batch, first, last, \
+                               y);                                                     \
+            }                                                                          \
+            for (int64_t i = 0; i < count; i++)                                        \
+                for (int64_t b = 0; b < batch; b++)                                    \
+                    for (int64_t n = lines * line; n < outputs; n++)                   \
+                        y[b * outputs + n] += factor[i * batch + b] *                  \
+                                              one_##NAME(w[active[i] * outputs + n]);  \
+        }                                                                              \
+        free(active);                                                                  \
+        free(factor);                                                                  \
+        return count;                                                                  \
+    }                                                                                  \
+                                                                                       \
+    /* y[n] = scale[n] Σ over k of x[k] w[n, k], for DOTS outputs that share a read of x */\
+    static inline __attribute__((always_inline)) void dots_##NAME(                     \
+        const float *x, int64_t inputs, const WEIGHT *w, const float *scale, float *y, \
+        int64_t outputs)                                                               \
+    {                                                                                  \
+        vector sums[DOTS];                                                             \
+        memset(sums, 0, sizeof sums);                                                  \
+        int64_t k = 0;                                                                 \
+        for (; k + LANES <= inputs; k += LANES) {                                      \
+            const vector from = load_f32(x + k);                                       \
+            for (int64_t n = 0; n < outputs; n++) {                                    \
+                const WEIGHT *at = w + n * inputs + k;                                 \
+                __builtin_prefetch(at + outputs * inputs, 0, 2);                       \
+                sums[n] += from * load_##NAME(at);                                     \
+            }                                                                          \
+        }                                                                              \
+        for (int64_t n = 0; n < outputs; n++) {                                        \
+            float sum = 0;                                                             \
+            for (int lane = 0; lane < LANES; lane++)                                   \
+                sum += sums[n][lane];                                                  \
+            for (int64_t rest = k; rest < inputs; rest++)                              \
+                sum += x[rest] * one_##NAME(w[n * inputs + rest]);                     \
+            y[n] = scale ? sum * scale[n] : sum;                                       \
+        }                                                                              \
+    }                                                                                  \
+                                                                                       \
+    void dot_##NAME(const float *x, int64_t batch, int64_t inputs, const WEIGHT *w,    \
+                    int64_t outputs, const float *scale, float *y, int threads)        \
+    {                                                                                  \
+        _Pragma("omp parallel for num_threads(threads) schedule(static)")              \
+        for (int64_t n = 0; n < outputs; n += DOTS)                                    \
+            for (int64_t b = 0; b < batch; b++) {                                      \
+                const float *from = x + b * inputs, *by = scale ? scale + n : scale;   \
+                const WEIGHT *row = w + n * inputs;                                    \
+                float *to = y + b * outputs + n;                                       \
+                if (n + DOTS <= outputs)                                               \
+                    dots_##NAME(from, inputs, row, by, to, DOTS);                      \
+                else                                                                   \
+                    dots_##NAME(from, inputs, row, by, to, outputs - n);               \
+            }                                                                          \
+    }
+
+DEFINE(f32, float)
+DEFINE(bf16, uint16_t)
+DEFINE(i8, int8_t)
