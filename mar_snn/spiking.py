@@ -21,7 +21,15 @@ from mar_snn.neurons.lif_coder import LIFCoder
 from mar_snn.neurons.reference import membrane_dtype
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 
-__all__ = ["SITES", "SpikingConfig", "calibrate", "coders", "fill_slots", "spikify"]
+__all__ = [
+    "SITES",
+    "SpikingConfig",
+    "calibrate",
+    "coders",
+    "fill_slots",
+    "projections",
+    "spikify",
+]
 
 #: site -> (module of the block, slot, projection that the slot feeds)
 SITES = {
@@ -29,6 +37,12 @@ SITES = {
     "mixer.out": ("mixer", "out_neuron", "out_proj"),
     "mlp.in": ("mlp", "in_neuron", "gate_proj"),
     "mlp.out": ("mlp", "out_neuron", "down_proj"),
+}
+
+#: slot -> the projections that it may feed
+_FED_BY = {
+    "in_neuron": ("in_proj", "gate_proj", "up_proj"),
+    "out_neuron": ("out_proj", "down_proj"),
 }
 
 #: What a slot may hold.
@@ -143,6 +157,22 @@ def coders(model: nn.Module) -> Iterator[tuple[str, Coder]]:
     for name, module in model.named_modules():
         if isinstance(module, Coder):
             yield name, module
+
+
+def projections(model: nn.Module) -> Iterator[tuple[str, nn.Linear, Coder]]:
+    """(name, projection, coder) of every linear projection that a coder feeds.
+
+    A coder that feeds several is given with each. What has taken the place of an
+    nn.Linear, such as an adapter, is left out. Names are those of `get_submodule`, and
+    `set_submodule` may replace what is given while the loop runs.
+    """
+    for owner_name, owner in list(model.named_modules()):
+        for slot, fed in _FED_BY.items():
+            coder = getattr(owner, slot, None)
+            for name in fed if isinstance(coder, Coder) else ():
+                projection = getattr(owner, name, None)
+                if isinstance(projection, nn.Linear):
+                    yield f"{owner_name}.{name}".lstrip("."), projection, coder
 
 
 def spikify(model: Any, config: SpikingConfig | None = None) -> Any:

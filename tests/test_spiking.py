@@ -8,7 +8,14 @@ from torch import nn
 
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.neurons import ATMNCoder, LIFCoder, listen_to_spikes
-from mar_snn.spiking import SITES, SpikingConfig, calibrate, coders, spikify
+from mar_snn.spiking import (
+    SITES,
+    SpikingConfig,
+    calibrate,
+    coders,
+    projections,
+    spikify,
+)
 
 
 @pytest.fixture
@@ -265,3 +272,33 @@ def test_a_projection_of_the_decoded_value_is_the_sum_over_the_spike_planes(
 
 def test_the_sites_are_the_four_of_the_paper():
     assert list(SITES) == ["mixer.in", "mixer.out", "mlp.in", "mlp.out"]
+
+
+def test_every_projection_is_listed_with_the_coder_that_feeds_it(model):
+    spikify(model, SpikingConfig(layers=(1,), sites=("mlp.in", "mixer.out")))
+    block = model.backbone.layers[1]
+    found = list(projections(model))
+    assert [name for name, _, _ in found] == [
+        "backbone.layers.1.mixer.out_proj",
+        "backbone.layers.1.mlp.gate_proj",
+        "backbone.layers.1.mlp.up_proj",
+    ]
+    assert [linear for _, linear, _ in found] == [
+        block.mixer.out_proj,
+        block.mlp.gate_proj,
+        block.mlp.up_proj,
+    ]
+    shared = block.mlp.in_neuron
+    assert [coder for _, _, coder in found] == [block.mixer.out_neuron, shared, shared]
+
+
+def test_projections_may_be_replaced_while_they_are_listed(model):
+    spikify(model)
+    for name, _, _ in projections(model):
+        model.set_submodule(name, nn.Identity())
+    assert isinstance(model.backbone.layers[2].mlp.up_proj, nn.Identity)
+    assert not list(projections(model))
+
+
+def test_a_dense_model_has_no_projections_to_list(model):
+    assert not list(projections(model))
