@@ -70,6 +70,11 @@ class _DecodingLinear(nn.Linear):
         laid_out = self._laid_out(weight.detach())
         return nn.Parameter(laid_out, requires_grad=weight.requires_grad)
 
+    @property
+    def stored(self) -> Tensor:
+        """The weights as they are in memory, in nn.Linear's shape."""
+        return self.weight if self.weight_int8 is None else self.weight_int8
+
     def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
         """The product of at most `max_rows` rows, without the bias."""
         raise NotImplementedError
@@ -132,9 +137,8 @@ class EventLinear(_DecodingLinear):
         return _on_huge_pages(weight.t()).t()
 
     def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
-        stored = self.weight if self.weight_int8 is None else self.weight_int8
         return event_linear(
-            rows, stored.t(), self.weight_scale, break_even=self.break_even
+            rows, self.stored.t(), self.weight_scale, break_even=self.break_even
         )
 
     def extra_repr(self) -> str:
@@ -156,8 +160,7 @@ class DenseLinear(_DecodingLinear):
         return weight
 
     def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
-        stored = self.weight if self.weight_int8 is None else self.weight_int8
-        return dense_linear(rows, stored, self.weight_scale)
+        return dense_linear(rows, self.stored, self.weight_scale)
 
 
 def _on_huge_pages(t: Tensor) -> Tensor:
@@ -167,7 +170,8 @@ def _on_huge_pages(t: Tensor) -> Tensor:
     """
     if t.device.type != "cpu" or sys.platform != "linux" or t.numel() == 0:
         return t.clone(memory_format=torch.contiguous_format)
-    memory = mmap.mmap(-1, t.numel() * t.element_size())
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has small pages
+    memory = mmap.mmap(-1, t.numel() * t.element_size(), flags=private)
     memory.madvise(mmap.MADV_HUGEPAGE)
     copy = torch.frombuffer(memory, dtype=t.dtype).view(t.shape)
     return copy.copy_(t)

@@ -1,0 +1,185 @@
+"""optimize_for_decoding: a spiking model whose projections read what fired."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+from tqdm.auto import tqdm
+
+from mar_snn.neurons import native
+from mar_snn.neurons.coder import ATMNCoder
+from mar_snn.sparse.kernels import runs_native
+from mar_snn.sparse.linear import DenseLinear, EventLinear
+from mar_snn.spiking import projections
+
+__all__ = ["DecodingPlan", "PlannedShape", "optimize_for_decoding"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedShape:
+    """How the projections of one shape are read.
+
+    Attributes:
+        inputs, outputs: of the projection.
+        count: projections of this shape.
+        kernel: "C", "Triton", or "PyTorch" where there is neither.
+        break_even: density above which a dense product is faster, 1 for none.
+        megabytes: of the weights of one projection.
+    """
+
+    inputs: int
+    outputs: int
+    count: int
+    kernel: str
+    break_even: float
+    megabytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingPlan:
+    """What `optimize_for_decoding` made of a model."""
+
+    shapes: tuple[PlannedShape, ...]
+    weights: str
+    head: str
+
+    def __str__(self) -> str:
+        lines = [
+            f"{s.count} x [{s.inputs} -> {s.outputs}], {s.megabytes:.1f} MB each: "
+            f"{s.kernel}, event-driven up to a density of {s.break_even:.2f}"
+            for s in self.shapes
+        ]
+        return "\n".join([*lines, f"weights: {self.weights}; LM head: {self.head}"])
+
+
+@torch.no_grad()
+def optimize_for_decoding(
+    model: Any,
+    *,
+    weights: str = "same",
+    head: str = "same",
+    break_even: float | None = None,
+    max_rows: int = 4,
+) -> DecodingPlan:
+    """Make steps of few tokens read only the weights of neurons that fired; in place.
+
+    Every projection behind a coder becomes an `EventLinear`, the LM head a
+    `DenseLinear`, and on a CPU the coders run in C. Logits stay the same to rounding of
+    the sums, unless weights are rounded to int8. Passes of more than `max_rows` tokens
+    and passes with gradients run as before. Coders whose thresholds change later, and
+    reloaded parameters, are followed; new projections are not.
+
+    Args:
+        model: a spiking model, `spikify`'s or a loaded one, on its device.
+        weights: "same" dtype, or "int8" with a scale for each input: half of the bytes
+            of bfloat16 again. The model can then no longer be saved or trained.
+        head: "same" or "int8" for the LM head, which reads a dense input: it is the
+            part that spikes do not make faster.
+        break_even: the density above which a projection is dense; None measures it on
+            this machine for each shape, which takes a second or two. Where a GPU's
+            measured value is below the density of a layer, leave the layer dense: a
+            GPU cannot know before it has started.
+        max_rows: tokens of a step, over the whole batch: the weights of the neurons
+            that fired for any of them are read, so the gain fades with their number.
+
+    Raises:
+        ValueError: for a model without coders, or other values of the arguments.
+    """
+    found = list(projections(model))
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no coders, so no weight could be left unread: "
+            "call spikify and calibrate, or load a spiking checkpoint"
+        )
+    if head not in ("same", "int8"):
+        raise ValueError(f"head must be 'same' or 'int8', got {head!r}")
+    if break_even is not None and not 0.0 <= break_even <= 1.0:
+        raise ValueError(f"break_even is a density, 0 to 1, got {break_even}")
+    shapes: dict[tuple[int, int], list[EventLinear]] = defaultdict(list)
+    for name, projection, coder in tqdm(found, desc="weights by input", leave=False):
+        linear = EventLinear(projection, weights=weights, max_rows=max_rows)
+        model.set_submodule(name, linear)
+        shapes[linear.in_features, linear.out_features].append(linear)
+        if isinstance(coder, ATMNCoder) and not native.obstacle():
+            on_cpu = coder.neuron.a.device.type == "cpu"
+            coder.neuron.backend = "native" if on_cpu else coder.neuron.backend
+    _lay_out_head(model, head, max_rows)
+    planned = []
+    for (inputs, outputs), linears in shapes.items():
+        measured = measure_break_even(linears) if break_even is None else break_even
+        for linear in linears:
+            linear.break_even = measured
+        stored = linears[0].stored
+        planned.append(
+            PlannedShape(
+                inputs=inputs,
+                outputs=outputs,
+                count=len(linears),
+                kernel=_kernel(stored),
+                break_even=measured,
+                megabytes=stored.numel() * stored.element_size() / 1e6,
+            )
+        )
+    return DecodingPlan(shapes=tuple(planned), weights=weights, head=head)
+
+
+def measure_break_even(linears: Sequence[EventLinear], seed: int = 0) -> float:
+    """The density at which reading rows by their input takes as long as a dense product.
+
+    Between its times at densities 1/4 and 3/4 the kernel's is taken to be linear. The
+    layers of one shape take turns, so that their weights come from memory and not from
+    a cache that decoding would find filled by other layers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    stored = linears[0].stored
+    dtype = torch.float32 if linears[0].weight is None else linears[0].weight.dtype
+    drawn = torch.rand(len(linears), 1, linears[0].in_features, generator=generator)
+    low, high, dense = (
+        _seconds(linears, (drawn < density).to(stored.device, dtype), event_driven)
+        for density, event_driven in ((0.25, True), (0.75, True), (1.0, False))
+    )
+    if high <= low:
+        return float(dense >= high)
+    return min(max(0.25 + 0.5 * (dense - low) / (high - low), 0.0), 1.0)
+
+
+def _seconds(linears: Sequence[EventLinear], x: Tensor, event_driven: bool) -> float:
+    """Of one product, the median over a few rounds through all layers."""
+    kept = [linear.break_even for linear in linears]
+    for linear in linears:
+        linear.break_even = 1.0 if event_driven else -1.0
+
+    def round_of_all() -> None:
+        for linear, row in zip(linears, x, strict=True):
+            linear(row)
+
+    timer = Timer(
+        "run()", globals={"run": round_of_all}, num_threads=torch.get_num_threads()
+    )
+    timer.timeit(1)
+    rounds = max(3, 16 // len(linears))
+    seconds = sorted(timer.timeit(1).mean for _ in range(rounds))[rounds // 2]
+    for linear, before in zip(linears, kept, strict=True):
+        linear.break_even = before
+    return seconds / len(linears)
+
+
+def _lay_out_head(model: Any, head: str, max_rows: int) -> None:
+    embeddings = getattr(model, "get_output_embeddings", lambda: None)()
+    if not isinstance(embeddings, nn.Linear):
+        return
+    # on a GPU the kernel that reads int8 is the event-driven one: every input fires
+    kind = EventLinear if head == "int8" and embeddings.weight.is_cuda else DenseLinear
+    (name,) = (name for name, m in model.named_modules() if m is embeddings)
+    model.set_submodule(name, kind(embeddings, weights=head, max_rows=max_rows))
+
+
+def _kernel(stored: Tensor) -> str:
+    if stored.is_cuda:
+        return "Triton"
+    x = torch.empty(0, dtype=stored.dtype if stored.is_floating_point() else None)
+    return "C" if runs_native(x, stored) else "PyTorch"
