@@ -15,9 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from torch import Tensor
-
-__all__ = ["address", "load", "obstacle"]
+__all__ = ["load", "obstacle"]
 
 _FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
 
@@ -66,11 +64,6 @@ def load(source: Path, *flags: str) -> ctypes.CDLL:
                 )
             made.replace(library)  # whole or not at all, whoever else compiles it
     return ctypes.CDLL(str(library))
-
-
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where the elements of a contiguous tensor begin; NULL for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _compiler() -> list[str]:

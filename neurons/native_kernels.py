@@ -5,14 +5,16 @@ their arithmetic: this is what decodes a token at a time.
 """
 
 import ctypes
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mar_snn.neurons.backends import Dynamics
-from mar_snn.neurons.native import address, load
+from mar_snn.neurons.native import load
 from mar_snn.neurons.reference import membrane_dtype
 from mar_snn.neurons.torch_kernels import (
     code_backward,
@@ -22,7 +24,10 @@ from mar_snn.neurons.torch_kernels import (
 
 __all__ = ["code", "code_backward", "multi_step", "multi_step_backward"]
 
-_SOURCE = Path(__file__).with_name("code.c")
+_REALS: dict[torch.dtype, Any] = {
+    torch.float32: ctypes.c_float,
+    torch.float64: ctypes.c_double,
+}
 
 
 def code(
@@ -38,22 +43,31 @@ def code(
     wide = x.to(dtype).contiguous()
     same = out_code.dtype == dtype and out_code.is_contiguous()
     target = out_code if same else torch.empty_like(wide)
-    library = load(_SOURCE, "-ffp-contract=off")
-    real, run = (
-        (ctypes.c_double, library.code_f64)
-        if dtype == torch.float64
-        else (ctypes.c_float, library.code_f32)
-    )
-    run(
-        address(wide),
-        address(v_threshold.contiguous()),
-        ctypes.c_int64(x.shape[0]),
-        ctypes.c_int64(x.shape[1]),
-        (real * len(weights))(*weights),
-        ctypes.c_int64(len(weights)),
-        real(1.0 / dynamics.tau),
-        real(dynamics.fire_ratio),
-        address(target),
+    _function(dtype)(
+        wide.data_ptr(),
+        v_threshold.contiguous().data_ptr(),
+        *x.shape,
+        _as_array(weights, dtype),
+        len(weights),
+        1.0 / dynamics.tau,
+        dynamics.fire_ratio,
+        target.data_ptr(),
     )
     if not same:
         out_code.copy_(target)
+
+
+@cache
+def _function(dtype: torch.dtype) -> Any:
+    """The function of code.c for membranes of this dtype."""
+    library = load(Path(__file__).with_name("code.c"), "-ffp-contract=off")
+    function = library.code_f64 if dtype == torch.float64 else library.code_f32
+    pointer, size, real = ctypes.c_void_p, ctypes.c_int64, _REALS[dtype]
+    function.argtypes = [pointer, pointer, size, size, pointer, size, real, real, pointer]
+    function.restype = None
+    return function
+
+
+@cache
+def _as_array(weights: tuple[float, ...], dtype: torch.dtype) -> Any:
+    return (_REALS[dtype] * len(weights))(*weights)

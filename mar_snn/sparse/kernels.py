@@ -21,7 +21,6 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from mar_snn.neurons import native
-from mar_snn.neurons.native import address
 
 __all__ = [
     "dense_linear",
@@ -117,6 +116,21 @@ def _library() -> ctypes.CDLL | None:
         return None
 
 
+@cache
+def _function(name: str) -> Any:
+    """A function of projections.c; declared, it takes plain integers."""
+    function = getattr(_library(), name)
+    size, pointer = ctypes.c_int64, ctypes.c_void_p
+    most = [size] if name.startswith("gather") else []
+    function.argtypes = [
+        *(pointer, size, size, pointer, size, pointer),
+        *most,
+        *(pointer, ctypes.c_int),
+    ]
+    function.restype = size if most else None
+    return function
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -164,18 +178,16 @@ def _run(
     *most: int,
 ) -> tuple[Tensor, int]:
     """(y, what the C function returns)."""
-    function = getattr(_library(), f"{kernel}_{_NATIVE[weight.dtype]}")
-    function.restype = ctypes.c_int64
     wide = x.float().contiguous()
     y = wide.new_empty(len(x), outputs)
-    returned = function(
-        address(wide),
-        *map(ctypes.c_int64, (*x.shape,)),
-        address(weight),
-        ctypes.c_int64(outputs),
-        address(scale),
-        *map(ctypes.c_int64, most),
-        address(y),
+    returned = _function(f"{kernel}_{_NATIVE[weight.dtype]}")(
+        wide.data_ptr(),
+        *x.shape,
+        weight.data_ptr(),
+        outputs,
+        None if scale is None else scale.data_ptr(),
+        *most,
+        y.data_ptr(),
         torch.get_num_threads(),
     )
     return y.to(x.dtype), returned
