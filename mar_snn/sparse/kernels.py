@@ -39,11 +39,12 @@ _NATIVE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "i8"}
 def event_linear(
     x: Float[Tensor, "B K"],
     weight: Num[Tensor, "K N"],
+    bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " K"] | None = None,
     *,
     break_even: float = 1.0,
 ) -> Float[Tensor, "B N"]:
-    """y = (x · scale) W from the rows of W whose input is not zero in some row of x.
+    """y = (x · scale) W + bias, from the rows of W whose input fired in some row of x.
 
     Each such row is read once, whatever the number of time steps or of rows of x. The
     decoded value of a coder is already the sum of its spikes times the threshold, so
@@ -52,28 +53,31 @@ def event_linear(
     Args:
         x: decoded spikes, mostly zeros.
         weight: the transpose of nn.Linear's, contiguous; int8 with a scale.
+        bias: added to the sums.
         scale: of each row of int8 weights.
         break_even: the density above which all rows are read by a dense product. On a
-            GPU the density is not known before the kernel runs: any below 1 is ignored.
+            GPU the density is not known before the kernel runs: it is not looked at.
 
     Returns:
         y in the dtype of x; the sums are float32, or float64 where x is.
     """
-    return torch.ops.mar_snn.event_linear(x, weight, scale, break_even)
+    return torch.ops.mar_snn.event_linear(x, weight, bias, scale, break_even)
 
 
 def dense_linear(
     x: Float[Tensor, "B K"],
     weight: Num[Tensor, "N K"],
+    bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "B N"]:
-    """y = x Wᵀ · scale for nn.Linear's weights, or int8 weights with a scale each."""
-    return torch.ops.mar_snn.dense_linear(x, weight, scale)
+    """y = x Wᵀ · scale + bias for nn.Linear's weights, or int8 ones with a scale."""
+    return torch.ops.mar_snn.dense_linear(x, weight, bias, scale)
 
 
 def event_linear_reference(
     x: Float[Tensor, "B K"],
     weight: Num[Tensor, "K N"],
+    bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " K"] | None = None,
 ) -> Float[Tensor, "B N"]:
     """What `event_linear` computes, in PyTorch's own operations."""
@@ -82,19 +86,22 @@ def event_linear_reference(
     factors = x[:, active].to(wide)
     if scale is not None:
         factors = factors * scale[active]
-    return (factors @ weight[active].to(wide)).to(x.dtype)
+    y = factors @ weight[active].to(wide)
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
 def dense_linear_reference(
     x: Float[Tensor, "B K"],
     weight: Num[Tensor, "N K"],
+    bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "B N"]:
     """What `dense_linear` computes, in PyTorch's own operations."""
     if scale is None:
-        return F.linear(x, weight)
+        return F.linear(x, weight, bias)
     wide = _wide(x.dtype)
-    return (F.linear(x.to(wide), weight.to(wide)) * scale).to(x.dtype)
+    y = F.linear(x.to(wide), weight.to(wide)) * scale
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
 def runs_native(x: Tensor, weight: Tensor) -> bool:
@@ -127,7 +134,7 @@ def _function(name: str) -> Any:
         *most,
         *(pointer, ctypes.c_int),
     ]
-    function.restype = size if most else None
+    function.restype = size
     return function
 
 
@@ -139,34 +146,45 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 _operations = torch.library.Library("mar_snn", "FRAGMENT")
 _operations.define(
-    "event_linear(Tensor x, Tensor weight, Tensor? scale, float break_even) -> Tensor"
+    "event_linear(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, "
+    "float break_even) -> Tensor"
 )
-_operations.define("dense_linear(Tensor x, Tensor weight, Tensor? scale) -> Tensor")
+_operations.define(
+    "dense_linear(Tensor x, Tensor weight, Tensor? bias, Tensor? scale) -> Tensor"
+)
 
 
 def _event_linear(
-    x: Tensor, weight: Tensor, scale: Tensor | None, break_even: float
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    break_even: float,
 ) -> Tensor:
     if x.is_cuda and weight.dtype in _NATIVE:
         from mar_snn.sparse.triton_kernels import event_linear as launch
 
-        return launch(x, weight, scale)
+        return launch(x, weight, bias, scale)
     most = int(break_even * len(weight))
     if runs_native(x, weight):
-        y, read = _run("gather", x, weight, weight.shape[1], scale, most)
+        y, read = _run("gather", x, weight, weight.shape[1], bias, scale, most)
         if read >= 0:
             return y
     elif int((x != 0).any(0).sum()) <= most:
-        return event_linear_reference(x, weight, scale)
+        return event_linear_reference(x, weight, bias, scale)
     if scale is None:
-        return x @ weight
-    return ((x.to(scale) * scale) @ weight.to(scale)).to(x.dtype)
+        return F.linear(x, weight.t(), bias)
+    return dense_linear_reference(
+        (x.to(scale) * scale).to(x.dtype), weight.t().to(x.dtype), bias
+    )
 
 
-def _dense_linear(x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+def _dense_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None
+) -> Tensor:
     if runs_native(x, weight):
-        return _run("dot", x, weight, weight.shape[0], scale)[0]
-    return dense_linear_reference(x, weight, scale)
+        return _run("dot", x, weight, weight.shape[0], bias, scale)[0]
+    return dense_linear_reference(x, weight, bias, scale)
 
 
 def _run(
@@ -174,10 +192,11 @@ def _run(
     x: Tensor,
     weight: Tensor,
     outputs: int,
+    bias: Tensor | None,
     scale: Tensor | None,
     *most: int,
 ) -> tuple[Tensor, int]:
-    """(y, what the C function returns)."""
+    """(y, the rows that were read), or a negative number of them and no y."""
     wide = x.float().contiguous()
     y = wide.new_empty(len(x), outputs)
     returned = _function(f"{kernel}_{_NATIVE[weight.dtype]}")(
@@ -190,6 +209,8 @@ def _run(
         y.data_ptr(),
         torch.get_num_threads(),
     )
+    if bias is not None:
+        y += bias
     return y.to(x.dtype), returned
 
 
@@ -197,7 +218,7 @@ def _event_linear_fake(x: Tensor, weight: Tensor, *_how: Any) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[1])
 
 
-def _dense_linear_fake(x: Tensor, weight: Tensor, _scale: Tensor | None) -> Tensor:
+def _dense_linear_fake(x: Tensor, weight: Tensor, *_how: Any) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 

@@ -76,7 +76,7 @@ class _DecodingLinear(nn.Linear):
         return self.weight if self.weight_int8 is None else self.weight_int8
 
     def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
-        """The product of at most `max_rows` rows, without the bias."""
+        """The product of at most `max_rows` rows."""
         raise NotImplementedError
 
     def forward(self, input: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
@@ -85,8 +85,6 @@ class _DecodingLinear(nn.Linear):
         if torch.is_grad_enabled() or not 0 < rows <= self.max_rows:
             return F.linear(input, self.dense_weight(input.dtype), self.bias)
         y = self._few(input.reshape(rows, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias
         return y.unflatten(0, input.shape[:-1]) if input.dim() > 1 else y[0]
 
     def dense_weight(self, dtype: torch.dtype) -> Float[Tensor, "N K"]:
@@ -138,7 +136,11 @@ class EventLinear(_DecodingLinear):
 
     def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
         return event_linear(
-            rows, self.stored.t(), self.weight_scale, break_even=self.break_even
+            rows,
+            self.stored.t(),
+            self.bias,
+            self.weight_scale,
+            break_even=self.break_even,
         )
 
     def extra_repr(self) -> str:
@@ -160,7 +162,7 @@ class DenseLinear(_DecodingLinear):
         return weight
 
     def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
-        return dense_linear(rows, self.stored, self.weight_scale)
+        return dense_linear(rows, self.stored, self.bias, self.weight_scale)
 
 
 def _on_huge_pages(t: Tensor) -> Tensor:

@@ -194,8 +194,9 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
         }                                                                              \
     }                                                                                  \
                                                                                        \
-    void dot_##NAME(const float *x, int64_t batch, int64_t inputs, const WEIGHT *w,    \
-                    int64_t outputs, const float *scale, float *y, int threads)        \
+    /* y[b, n] = scale[n] Σ over k of x[b, k] w[n, k]. Returns the rows read: all. */  \
+    int64_t dot_##NAME(const float *x, int64_t batch, int64_t inputs, const WEIGHT *w, \
+                       int64_t outputs, const float *scale, float *y, int threads)     \
     {                                                                                  \
         _Pragma("omp parallel for num_threads(threads) schedule(static)")              \
         for (int64_t n = 0; n < outputs; n += DOTS)                                    \
@@ -208,6 +209,7 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
                 else                                                                   \
                     dots_##NAME(from, inputs, row, by, to, outputs - n);               \
             }                                                                          \
+        return outputs;                                                                \
     }
 
 DEFINE(f32, float)

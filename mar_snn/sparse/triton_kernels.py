@@ -53,7 +53,9 @@ def _event_linear(  # type: ignore[no-untyped-def]
         tl.atomic_add(y_ptr + b * outputs + n, y, mask=n < outputs, sem="relaxed")
 
 
-def event_linear(x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+def event_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None
+) -> Tensor:
     """`kernels.event_linear` without a break-even density, for few rows of x."""
     batch, inputs = x.shape
     outputs = weight.shape[1]
@@ -73,4 +75,6 @@ def event_linear(x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
         INPUTS=_INPUTS,
         OUTPUTS=_OUTPUTS,
     )
+    if bias is not None:
+        y += bias
     return y.to(x.dtype)

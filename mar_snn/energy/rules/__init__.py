@@ -3,6 +3,7 @@
 from mar_snn.energy.rules import (
     attention,
     convolution,
+    event_driven,
     fla,
     loss,
     mamba,
@@ -18,6 +19,7 @@ from mar_snn.energy.rules import (
 __all__ = [
     "attention",
     "convolution",
+    "event_driven",
     "fla",
     "loss",
     "mamba",

@@ -32,7 +32,7 @@ _aten = torch.ops.aten
 @register_op_rule(_aten.mm.default, _aten.bmm.default, _aten._int_mm.default)
 def price_product(call: OpCall) -> Cost:
     """A @ B, either of them spikes."""
-    return _product(call, call.args[0], call.args[1])
+    return price_projection(call, call.args[0], call.args[1])
 
 
 @register_op_rule(
@@ -56,13 +56,13 @@ def price_product_with_bias(call: OpCall) -> Cost:
         gelu = call.kwargs.get("use_gelu", False)
         extra = {"mul": size, "special": size} if gelu else {"mul": 0, "cmp": size}
     extra["mul"] += scalings * call.output.numel()
-    return _product(call, call.args[1], call.args[2], bias=bias, extra=extra)
+    return price_projection(call, call.args[1], call.args[2], bias=bias, extra=extra)
 
 
 @register_op_rule(_aten.mv.default, _aten.dot.default, _aten.vdot.default)
 def price_product_with_vector(call: OpCall) -> Cost:
     """A @ v or u · v."""
-    return _product(call, call.args[0], call.args[1])
+    return price_projection(call, call.args[0], call.args[1])
 
 
 @register_op_rule(_aten.addmv.default)
@@ -99,7 +99,7 @@ def price_bilinear_form(call: OpCall) -> Cost:
     return Cost({"dense_mac": macs, "mac": macs}, moved=elementwise_traffic(call))
 
 
-def _product(
+def price_projection(
     call: OpCall,
     a: Tensor,
     b: Tensor,
@@ -107,6 +107,7 @@ def _product(
     bias: Tensor | None = None,
     extra: Mapping[str, int] | None = None,
 ) -> Cost:
+    """A @ B plus a bias, either of them spikes, and `extra` operations."""
     outputs, features = call.output.numel(), a.shape[-1]
     batches = a.shape[0] if a.dim() == 3 else 1
     macs = batches * _length(a, -2) * features * _length(b, -1)
