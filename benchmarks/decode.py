@@ -20,6 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +244,7 @@ def race(
     for call in track(range(rounds + 2), f"density {density}"):
         token = random_tokens(1)
         for name, model in models.items():
-
-            def step(model: LlambaForCausalLM = model, name: str = name) -> None:
-                model(token, **{CACHE_NAME: caches[name]}).logits.argmax(-1)
-
-            taken_now = seconds(step)
+            taken_now = seconds(partial(next_token, model, token, caches[name]))
             if call >= 2:
                 taken[name].append(taken_now)
     found = {name: quantiles(times) for name, times in taken.items()}
@@ -263,8 +260,15 @@ def race(
             n: q | {"tokens_per_second": 1e6 / q["us"]} for n, q in found.items()
         },
         "speedup": {n: min(dense.values()) / us for n, us in spiking.items()},
-        "speedup_over_torch": {n: dense["dense, torch"] / us for n, us in spiking.items()},
+        "speedup_over_torch": {
+            n: dense["dense, torch"] / us for n, us in spiking.items()
+        },
     }
+
+
+def next_token(model: LlambaForCausalLM, token: Tensor, cache: Any) -> Tensor:
+    """The likeliest token behind this one."""
+    return model(token, **{CACHE_NAME: cache}).logits.argmax(-1)
 
 
 def read_share(model: LlambaForCausalLM, cache: Any, tokens: int = 4) -> float:
@@ -313,7 +317,7 @@ def kernels_markdown(rows: list[dict[str, Any]], threads: int) -> str:
 
 
 def tokens_markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of docs/decoding.md: tokens a second, and the ratios to the best dense."""
+    """A table of docs/decoding.md: tokens a second, and ratios to the best dense."""
     names = list(rows[0]["models"])
     lines = [
         "| threads | density | " + " | ".join(names) + " |",
@@ -322,7 +326,7 @@ def tokens_markdown(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = [
             f"{row['models'][name]['tokens_per_second']:.1f}"
-            + (f" (× {row['speedup'][name]:.2f})" if name in row["speedup"] else "")
+            + (f" (x {row['speedup'][name]:.2f})" if name in row["speedup"] else "")
             for name in names
         ]
         lines.append(

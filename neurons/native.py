@@ -25,9 +25,8 @@ def obstacle() -> str:
     if os.name != "posix":
         return "C kernels are compiled on Linux and macOS only"
     if shutil.which(_compiler()[0]) is None:
-        return (
-            f"there is no C compiler {_compiler()[0]!r}: install gcc or clang, or set CC"
-        )
+        compiler = repr(_compiler()[0])
+        return f"there is no C compiler {compiler}: install gcc or clang, or set CC"
     return ""
 
 
@@ -79,5 +78,7 @@ def _machine() -> tuple[str, str]:
     """What -march=native depends on: a home folder may be that of several machines."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    features = [line for line in lines if line.lower().startswith(("flags", "features"))]
+    features = [
+        line for line in lines if line.lower().startswith(("flags", "features"))
+    ]
     return platform.machine(), features[0] if features else platform.processor()

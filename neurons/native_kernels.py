@@ -63,7 +63,17 @@ def _function(dtype: torch.dtype) -> Any:
     library = load(Path(__file__).with_name("code.c"), "-ffp-contract=off")
     function = library.code_f64 if dtype == torch.float64 else library.code_f32
     pointer, size, real = ctypes.c_void_p, ctypes.c_int64, _REALS[dtype]
-    function.argtypes = [pointer, pointer, size, size, pointer, size, real, real, pointer]
+    function.argtypes = [
+        pointer,
+        pointer,
+        size,
+        size,
+        pointer,
+        size,
+        real,
+        real,
+        pointer,
+    ]
     function.restype = None
     return function
 

@@ -128,7 +128,7 @@ def optimize_for_decoding(
 
 
 def measure_break_even(linears: Sequence[EventLinear], seed: int = 0) -> float:
-    """The density at which reading rows by their input takes as long as a dense product.
+    """The density at which reading by input takes as long as a dense product.
 
     Between its times at densities 1/4 and 3/4 the kernel's is taken to be linear. The
     layers of one shape take turns, so that their weights come from memory and not from

@@ -44,11 +44,12 @@ def event_linear(
     *,
     break_even: float = 1.0,
 ) -> Float[Tensor, "B N"]:
-    """y = (x · scale) W + bias, from the rows of W whose input fired in some row of x.
+    """(x · scale) W + bias, from the rows of W whose input fired.
 
-    Each such row is read once, whatever the number of time steps or of rows of x. The
-    decoded value of a coder is already the sum of its spikes times the threshold, so
-    sign, weights of the steps and threshold are one factor for a row.
+    A row is read if its input is not zero in some row of x, and then once, whatever the
+    number of time steps or of rows. The decoded value of a coder is already the sum of
+    its spikes times the threshold: sign, weights of the steps and threshold are one
+    factor for a row.
 
     Args:
         x: decoded spikes, mostly zeros.
@@ -70,7 +71,7 @@ def dense_linear(
     bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "B N"]:
-    """y = x Wᵀ · scale + bias for nn.Linear's weights, or int8 ones with a scale."""
+    """The product x Wᵀ · scale + bias, of nn.Linear's weights or of int8 ones."""
     return torch.ops.mar_snn.dense_linear(x, weight, bias, scale)
 
 
@@ -119,7 +120,9 @@ def _library() -> ctypes.CDLL | None:
     try:
         return native.load(Path(__file__).with_name("projections.c"))
     except RuntimeError as why:
-        logger.warning("decoding on the CPU runs in PyTorch, several times slower: %s", why)
+        logger.warning(
+            "decoding on the CPU runs in PyTorch, several times slower: %s", why
+        )
         return None
 
 

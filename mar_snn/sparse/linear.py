@@ -6,7 +6,7 @@ Both are nn.Linear in everything else: many rows, gradients, state_dict, bias. W
 
 import mmap
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class _DecodingLinear(nn.Linear):
         """The same numbers in the same shape, in the order of the kernel."""
         raise NotImplementedError
 
-    def _laid_out_parameter(self, weight: nn.Parameter) -> nn.Parameter:
+    def _laid_out_parameter(self, weight: Tensor) -> nn.Parameter:
         laid_out = self._laid_out(weight.detach())
         return nn.Parameter(laid_out, requires_grad=weight.requires_grad)
 
@@ -79,13 +79,13 @@ class _DecodingLinear(nn.Linear):
         """The product of at most `max_rows` rows."""
         raise NotImplementedError
 
-    def forward(self, input: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
+    def forward(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
         """W x + b; by the kernel for few rows, where no gradient is asked for."""
-        rows = input.numel() // self.in_features
+        rows = x.numel() // self.in_features
         if torch.is_grad_enabled() or not 0 < rows <= self.max_rows:
-            return F.linear(input, self.dense_weight(input.dtype), self.bias)
-        y = self._few(input.reshape(rows, self.in_features))
-        return y.unflatten(0, input.shape[:-1]) if input.dim() > 1 else y[0]
+            return F.linear(x, self.dense_weight(x.dtype), self.bias)
+        y = self._few(x.reshape(rows, self.in_features))
+        return y.unflatten(0, x.shape[:-1]) if x.dim() > 1 else y[0]
 
     def dense_weight(self, dtype: torch.dtype) -> Float[Tensor, "N K"]:
         """The weights as a matrix of numbers; those of int8 are made for the call."""
@@ -158,8 +158,8 @@ class DenseLinear(_DecodingLinear):
     def _laid_out(self, weight: Tensor) -> Tensor:
         return weight.contiguous()
 
-    def _laid_out_parameter(self, weight: nn.Parameter) -> nn.Parameter:
-        return weight
+    def _laid_out_parameter(self, weight: Tensor) -> nn.Parameter:
+        return cast(nn.Parameter, weight)
 
     def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
         return dense_linear(rows, self.stored, self.bias, self.weight_scale)

@@ -35,13 +35,13 @@ def _event_linear(  # type: ignore[no-untyped-def]
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     k = tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
     inside = k < inputs
-    fires = tl.zeros([INPUTS], dtype=tl.int32)
+    fires = k < 0
     for b in tl.static_range(BATCH):
         x = tl.load(x_ptr + b * inputs + k, mask=inside, other=0.0)
-        fires = fires | (x != 0.0).to(tl.int32)
+        fires = fires | (x != 0.0)
     weight = tl.load(
         weight_ptr + k[:, None].to(tl.int64) * outputs + n[None, :],
-        mask=(fires != 0)[:, None] & (n < outputs)[None, :],
+        mask=fires[:, None] & (n < outputs)[None, :],
         other=0,
         eviction_policy="evict_first",  # no other program reads it
     ).to(tl.float32)

@@ -1,12 +1,7 @@
 import copy
-import importlib.util
-import sys
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import datasets
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -73,27 +68,6 @@ def config(tmp_path):
         )
 
     return make
-
-
-@pytest.fixture(scope="module")
-def triton_device() -> Iterator[torch.device]:
-    """The CUDA device or else the CPU, on which Triton then interprets its kernels."""
-    tl = pytest.importorskip("triton.language")
-    if torch.cuda.is_available():
-        yield torch.device("cuda")
-        return
-    path = Path(__file__).parents[1] / "neurons" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("conftest_of_neurons", path)
-    of_neurons = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(of_neurons)
-    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        patch.setenv("TRITON_INTERPRET", "1")
-        of_neurons._mend_the_interpreter(patch)
-        combine = tl.standard._elementwise_max
-        patch.setattr(tl, "max", lambda tensor, axis: tl.reduce(tensor, axis, combine))
-        sys.modules.pop("mar_snn.distill.triton_divergences", None)
-        yield torch.device("cpu")
-    sys.modules.pop("mar_snn.distill.triton_divergences", None)
 
 
 @pytest.fixture

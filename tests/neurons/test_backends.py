@@ -39,7 +39,7 @@ def parameters(function):
     return [(p.kind, str(p)) for p in named if p.name != "self"]
 
 
-@pytest.mark.parametrize("name", ["torch", "triton", "cupy"])
+@pytest.mark.parametrize("name", ["torch", "native", "triton", "cupy"])
 def test_the_kernels_of_every_backend_keep_the_contract(name):
     if name == "triton":
         pytest.importorskip("triton")
@@ -79,7 +79,12 @@ def test_auto_takes_the_first_that_a_gpu_can_run(monkeypatch, caplog, found, cho
 
 def test_what_cannot_run_says_how_it_could(monkeypatch):
     installed(monkeypatch, "triton", "cupy")
-    assert available_backends("cuda") == {"triton": "", "cupy": "", "torch": ""}
+    assert available_backends("cuda") == {
+        "triton": "",
+        "cupy": "",
+        "native": "C kernels run on the CPU, the tensors are on cuda",
+        "torch": "",
+    }
     installed(monkeypatch)
     obstacles = available_backends("cuda")
     assert "pip install triton" in obstacles["triton"]
@@ -99,6 +104,7 @@ def test_kernels_for_gpus_say_where_the_tensors_are(monkeypatch):
         kernels_for("triton", "cpu")
     with pytest.raises(RuntimeError, match="NVIDIA GPUs, the tensors are on cpu; use"):
         ATMNNode(backend="cupy")(torch.ones(2))
+    monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(RuntimeError, match="use backend='auto', or one of 'torch'"):
         kernels_for("cupy", "cpu")
 
@@ -135,7 +141,9 @@ def test_a_missing_package_is_named_before_anything_runs(monkeypatch):
 
 
 def test_an_unknown_backend_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'auto', 'torch', 'triton', 'cupy', got 'c'"):
+    with pytest.raises(
+        ValueError, match="'torch', 'native', 'triton', 'cupy', got 'c'"
+    ):
         check_backend("c")
 
 

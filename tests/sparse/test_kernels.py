@@ -123,7 +123,9 @@ def test_what_is_not_a_number_reaches_the_sum(where):
 
 def test_nothing_that_fired_leaves_the_bias(where):
     bias = torch.randn(20)
-    assert torch.equal(event_linear(torch.zeros(1, 9), torch.randn(9, 20), bias)[0], bias)
+    assert torch.equal(
+        event_linear(torch.zeros(1, 9), torch.randn(9, 20), bias)[0], bias
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])

@@ -12,6 +12,7 @@ from mar_snn.energy.counts import Cost
 from mar_snn.energy.rules.product import price_projection
 from mar_snn.energy.rules.registry import OPERANDS, OpCall, register_op_rule
 from mar_snn.energy.rules.traffic import size_in_bytes
+from mar_snn.energy.spike_trains import storage_of
 
 _ops = torch.ops.mar_snn
 
@@ -20,16 +21,16 @@ OPERANDS[_ops.event_linear] = OPERANDS[_ops.dense_linear] = (0, 1)
 
 @register_op_rule(_ops.event_linear.default)
 def price_event_driven_projection(call: OpCall) -> Cost:
-    """x W, of which the rows of active inputs are read."""
+    """A product of which the rows of active inputs are read."""
     x, weight, bias, scale, break_even = call.args
     inputs = weight.shape[0]
     active = (x != 0).any(0).sum()
     if not x.is_cuda:  # a GPU reads by input whatever the density
         all_rows = active > int(break_even * inputs)
         active = torch.where(all_rows, inputs, active)
-    row = (size_in_bytes(weight) + (0 if scale is None else size_in_bytes(scale))) // inputs
+    stored = size_in_bytes(weight) + (0 if scale is None else size_in_bytes(scale))
     cost = price_projection(_with_weights(call), x, weight, bias=bias)
-    read = active * row + (0 if bias is None else size_in_bytes(bias))
+    read = active * (stored // inputs) + (0 if bias is None else size_in_bytes(bias))
     call.note(
         "decoding",
         "event-driven: the bytes of touched weights are those that the kernel read",
@@ -44,19 +45,17 @@ def price_event_driven_projection(call: OpCall) -> Cost:
 
 @register_op_rule(_ops.dense_linear.default)
 def price_dense_projection(call: OpCall) -> Cost:
-    """x Wᵀ, all of whose weights are read."""
+    """A product all of whose weights are read."""
     x, weight, bias, _ = call.args
     return price_projection(_with_weights(call), x, weight.t(), bias=bias)
 
 
 def _with_weights(call: OpCall) -> OpCall:
     """The call, whose second operand is a weight also where int8 has no parameter."""
-    stored = call.args[1].untyped_storage().data_ptr()
+    weight = storage_of(call.args[1])
 
     def is_weight(value: object) -> bool:
-        mine = isinstance(value, torch.Tensor)
-        return call.is_weight(value) or (
-            mine and value.untyped_storage().data_ptr() == stored
-        )
+        mine = isinstance(value, torch.Tensor) and storage_of(value) == weight
+        return mine or call.is_weight(value)
 
     return call._replace(is_weight=is_weight)

@@ -1,0 +1,203 @@
+"""optimize_for_decoding: the same model, which reads less."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from mar_snn.neurons import native
+from mar_snn.sparse import (
+    DenseLinear,
+    EventLinear,
+    decoding,
+    optimize_for_decoding,
+)
+from mar_snn.spiking import coders, projections
+
+#: measuring takes time, and another answer on each machine
+ALWAYS = {"break_even": 1.0}
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(1, 64, (1, 12))
+
+
+def modules(model, kind):
+    return {name for name, module in model.named_modules() if type(module) is kind}
+
+
+def test_every_projection_behind_a_coder_reads_by_input(model):
+    expected = {name for name, _, _ in projections(model)}
+    optimize_for_decoding(model, **ALWAYS)
+    assert modules(model, EventLinear) == expected
+    assert len(expected) == 2 * 5
+    assert modules(model, DenseLinear) == {"lm_head"}
+    assert not modules(model, nn.Linear)
+
+
+def test_the_logits_of_steps_and_of_whole_texts_stay(model, ids, where):
+    with torch.no_grad():
+        expected = model(ids).logits
+    optimize_for_decoding(model, **ALWAYS)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=1e-5)
+        cache, steps = None, []
+        for token in ids.unbind(1):
+            out = model(token[:, None], past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            steps.append(out.logits)
+    torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"weights": "int8"}])
+def test_generation_gives_the_same_tokens(model, ids, where, options):
+    options = dict(options)
+    weights = options.pop("weights", "same")
+    options |= {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    other = copy.deepcopy(model)
+    plan = optimize_for_decoding(model, weights=weights, **ALWAYS)
+    assert plan.weights == weights
+    if weights == "int8":  # the tokens of the rounded weights, multiplied by PyTorch
+        for name, linear, _ in projections(model):
+            with torch.no_grad():
+                other.get_submodule(name).weight.copy_(linear.dense_weight(torch.float))
+    assert torch.equal(model.generate(ids, **options), other.generate(ids, **options))
+
+
+def test_coders_run_in_c_where_there_is_a_compiler(model):
+    optimize_for_decoding(model, **ALWAYS)
+    expected = "auto" if native.obstacle() else "native"
+    assert {coder.neuron.backend for _, coder in coders(model)} == {expected}
+
+
+def test_bfloat16_models_keep_their_dtype(model, ids):
+    model = model.bfloat16()
+    with torch.no_grad():
+        before = model(ids[:, :1]).logits.float()
+        optimize_for_decoding(model, **ALWAYS)
+        after = model(ids[:, :1]).logits
+    assert after.dtype == torch.bfloat16
+    spread = before.std()
+    assert (after.float() - before).abs().max() < 0.1 * spread
+
+
+def test_an_int8_head_is_near_the_head(model, ids):
+    with torch.no_grad():
+        before = model(ids[:, :1]).logits
+        optimize_for_decoding(model, head="int8", **ALWAYS)
+        after = model(ids[:, :1]).logits
+    assert model.lm_head.weight_int8 is not None
+    assert model.get_input_embeddings().weight.dtype == torch.float32
+    error = (after - before).norm() / before.norm()
+    assert 0 < error < 0.02
+
+
+def test_a_model_of_the_same_precision_can_still_be_saved(model, ids, tmp_path):
+    with torch.no_grad():
+        expected = model(ids).logits
+        optimize_for_decoding(model, **ALWAYS)
+        model.save_pretrained(tmp_path)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path)
+        torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_thresholds_that_change_later_are_followed(model, ids):
+    optimize_for_decoding(model, **ALWAYS)
+    other = copy.deepcopy(model)
+    for each in (model, other):
+        for _, coder in coders(each):
+            coder.v_threshold = 3 * coder.v_threshold
+    with torch.no_grad():
+        steps = model(ids[:, :1]).logits
+        # ten times the same row are many: a dense product
+        many = other(ids[:, :1].expand(10, 1)).logits[:1]
+    torch.testing.assert_close(steps, many, rtol=0, atol=1e-5)
+
+
+def test_the_plan_has_a_line_for_each_shape(model):
+    plan = optimize_for_decoding(model, **ALWAYS)
+    found = {(s.inputs, s.outputs): s.count for s in plan.shapes}
+    # two layers: in, out, gate and up, down
+    assert found == {(24, 66): 2, (24, 24): 2, (24, 40): 4, (40, 24): 2}
+    kernel = "PyTorch" if native.obstacle() else "C"
+    assert {s.kernel for s in plan.shapes} == {kernel}
+    line = (
+        f"2 x [24 -> 66], 0.0 MB each: {kernel}, event-driven up to a density of 1.00"
+    )
+    assert str(plan).splitlines()[0] == line
+    assert str(plan).splitlines()[-1] == "weights: same; LM head: same"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dense", "expected"),
+    [
+        (1.0, 3.0, 3.0, 0.75),
+        (1.0, 3.0, 2.0, 0.5),
+        (1.0, 3.0, 0.1, 0.025),
+        (1.0, 3.0, 9.0, 1.0),
+        (3.0, 4.0, 0.1, 0.0),
+        (2.0, 2.0, 3.0, 1.0),
+        (2.0, 2.0, 1.0, 0.0),
+    ],
+)
+def test_the_break_even_density_lies_where_the_times_meet(
+    monkeypatch, low, high, dense, expected
+):
+    linears = [EventLinear(nn.Linear(400, 8)) for _ in range(3)]
+
+    def seconds(found, x, event_driven):
+        assert found == linears
+        if not event_driven:
+            return dense
+        density = x.mean().item()
+        assert min(abs(density - 0.25), abs(density - 0.75)) < 0.05
+        return low if density < 0.5 else high
+
+    monkeypatch.setattr(decoding, "_seconds", seconds)
+    assert decoding.measure_break_even(linears) == pytest.approx(expected)
+
+
+def test_the_break_even_density_is_measured_for_every_shape(model):
+    plan = optimize_for_decoding(model)
+    for shape in plan.shapes:
+        assert 0.0 <= shape.break_even <= 1.0
+    measured = {(s.inputs, s.outputs): s.break_even for s in plan.shapes}
+    for _, linear, _ in projections(model):
+        assert linear.break_even == measured[linear.in_features, linear.out_features]
+
+
+def test_measuring_leaves_the_layers_as_they_were():
+    linears = [EventLinear(nn.Linear(30, 8), break_even=0.3) for _ in range(2)]
+    with torch.no_grad():
+        decoding.measure_break_even(linears)
+    assert [linear.break_even for linear in linears] == [0.3, 0.3]
+
+
+def test_a_dense_model_is_refused(dense):
+    with pytest.raises(ValueError, match="has no coders, so no weight could be left"):
+        optimize_for_decoding(dense)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"head": "int4"}, "head must be 'same' or 'int8', got 'int4'"),
+        ({"weights": "fp8"}, "weights must be 'same' or 'int8', got 'fp8'"),
+        ({"break_even": 2.0}, "break_even is a density, 0 to 1, got 2.0"),
+    ],
+)
+def test_what_cannot_be_is_refused(model, wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        optimize_for_decoding(model, **(ALWAYS | wrong))
+
+
+def test_a_model_without_a_head_is_optimized_too(model, ids):
+    with torch.no_grad():
+        expected = model.backbone(ids[:, :1]).last_hidden_state
+        optimize_for_decoding(model.backbone, **ALWAYS)
+        found = model.backbone(ids[:, :1]).last_hidden_state
+    torch.testing.assert_close(found, expected)
+    assert len(modules(model, EventLinear)) == 10

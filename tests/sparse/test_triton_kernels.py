@@ -1,0 +1,131 @@
+"""The Triton kernel, interpreted where there is no GPU, is the PyTorch function."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from mar_snn.sparse.kernels import event_linear_reference
+
+OF_NEURONS = Path(__file__).parents[1] / "neurons" / "test_triton_compile.py"
+
+
+def decoded(rows, inputs, density, device, dtype=torch.float32):
+    fires = torch.rand(rows, inputs) < density
+    x = torch.randint(1, 16, (rows, inputs)) / 8 * fires
+    return x.to(device, dtype)
+
+
+@pytest.fixture
+def launch(triton_device):
+    from mar_snn.sparse.triton_kernels import event_linear
+
+    return event_linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(1, 1), (63, 5), (64, 256), (130, 259)]
+)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_every_size_and_dtype(triton_device, launch, dtype, inputs, outputs, rows):
+    x = decoded(rows, inputs, 0.3, triton_device, dtype)
+    weight = torch.randn(inputs, outputs, device=triton_device).to(dtype)
+    bias = torch.randn(outputs, device=triton_device).to(dtype)
+    expected = event_linear_reference(x.double(), weight.double(), bias.double())
+    y = launch(x, weight, bias, None)
+    assert y.dtype == dtype
+    bound = (1e-5 if dtype == torch.float32 else 1e-2) * expected.abs().max().item()
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=bound)
+
+
+def test_int8_rows_have_their_scale(triton_device, launch):
+    x = decoded(2, 70, 0.5, triton_device)
+    weight = torch.randint(-127, 128, (70, 40), device=triton_device).to(torch.int8)
+    scale = torch.rand(70, device=triton_device)
+    y = launch(x, weight, None, scale)
+    torch.testing.assert_close(y, event_linear_reference(x, weight, None, scale))
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_nothing_and_everything_fired(triton_device, launch, density):
+    x = decoded(1, 100, density, triton_device)
+    weight = torch.randn(100, 300, device=triton_device)
+    torch.testing.assert_close(launch(x, weight, None, None), x @ weight)
+
+
+def test_the_weights_of_silent_inputs_are_never_read(triton_device, launch):
+    weight = torch.full((80, 50), float("nan"), device=triton_device)
+    weight[[3, 70]] = 1.0
+    x = torch.zeros(2, 80, device=triton_device)
+    x[0, 3], x[1, 70] = 1.0, 2.0
+    y = launch(x, weight, None, None)
+    assert y[0].tolist() == [1.0] * 50
+    assert y[1].tolist() == [2.0] * 50
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("weights", ["same", "int8"])
+def test_a_step_of_the_model_is_the_dense_step_on_a_gpu(model, weights):
+    from mar_snn.sparse import optimize_for_decoding
+
+    model, ids = model.cuda(), torch.randint(1, 64, (1, 1), device="cuda")
+    optimize_for_decoding(model, weights=weights, break_even=1.0)
+    with torch.no_grad():
+        few = model(ids).logits
+        many = model(ids.expand(9, 1)).logits[:1]
+    torch.testing.assert_close(few, many, rtol=0, atol=1e-4)
+
+
+# ---- compiled for GPUs that are not there
+
+
+def check_everything():
+    """Loads of weights are wide and masked, offsets are 64 bits, nothing is spilled."""
+    from mar_snn.sparse.triton_kernels import event_linear
+
+    spec = importlib.util.spec_from_file_location("compile_of_neurons", OF_NEURONS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for capability in (80, 90, 100):
+        compiler = module.Compiler(capability)
+        for dtype in (torch.bfloat16, torch.float32, torch.int8):
+            weight = torch.empty(2048, 8192, dtype=dtype)
+            x = torch.zeros(
+                1, 2048, dtype=torch.bfloat16 if dtype == torch.int8 else dtype
+            )
+            scale = torch.ones(2048) if dtype == torch.int8 else None
+            kernel = compiler(partial(event_linear, x, weight, None, scale))
+            ptx = kernel.asm["ptx"]
+            assert f".target sm_{capability}" in ptx
+            # predicated: @%p ld.global, of at least 8 bytes for each thread
+            loads = re.findall(r"@%p\d+ ld\.global\S*\.(v\d)\.b(\d+)", ptx)
+            widths = {int(count[1]) * int(bits) for count, bits in loads}
+            assert max(widths) >= 64, (dtype, loads)
+            assert re.search(r"(?:red|atom)\.\S*add\.\S*f32", ptx)
+            assert ".local" not in ptx
+
+
+@pytest.mark.slow
+def test_the_kernel_compiles_as_it_should(tmp_path):
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, __file__],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment
+        | {"PYTHONDONTWRITEBYTECODE": "1", "TRITON_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    assert run.returncode == 0, run.stderr
+
+
+if __name__ == "__main__":
+    check_everything()
