@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from mar_snn.llamba.scan_backends import ScanBackend, check_scan_backend
+from mar_snn.llamba.scan_backends import check_scan_backend
 from mar_snn.spiking import SpikingConfig
 
 __all__ = ["LlambaConfig"]
@@ -75,7 +75,7 @@ class LlambaConfig(PreTrainedConfig):
         ssm_cfg: dict[str, Any] | None = None,
         use_cache: bool = True,
         spiking: SpikingConfig | dict[str, Any] | None = None,
-        scan_backend: ScanBackend = "auto",
+        scan_backend: str = "auto",
         **kwargs: Any,
     ) -> None:
         # transformers' names reach the fields through attribute_map
@@ -95,7 +95,7 @@ class LlambaConfig(PreTrainedConfig):
             SpikingConfig(**spiking) if isinstance(spiking, dict) else spiking
         )
         check_scan_backend(scan_backend)
-        self.scan_backend: ScanBackend = scan_backend
+        self.scan_backend = scan_backend
         super().__init__(**kwargs | {"tie_word_embeddings": tie_embeddings})
         heads, groups = self.ssm_cfg["n_v_heads"], self.ssm_cfg["n_qk_heads"]
         if self.d_inner % heads or heads % groups:

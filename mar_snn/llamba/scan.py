@@ -27,7 +27,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mar_snn.llamba.scan_backends import (
-    ScanBackend,
     check_scan_backend,
     choose_scan_backend,
     fla_scan,
@@ -58,7 +57,7 @@ def scan(
     state: Float[Tensor, "B H P N"] | None = None,
     *,
     seq_idx: Int[Tensor, "B L"] | None = None,
-    backend: ScanBackend = "auto",
+    backend: str = "auto",
 ) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
     """(y, last state) by the backend that `choose_scan_backend` names.
 
@@ -270,10 +269,10 @@ class LlambaScan(nn.Module):
         RuntimeError: its package is not installed.
     """
 
-    def __init__(self, backend: ScanBackend = "auto") -> None:
+    def __init__(self, backend: str = "auto") -> None:
         super().__init__()
         check_scan_backend(backend)
-        self.backend: ScanBackend = backend
+        self.backend = backend
 
     def forward(
         self,
