@@ -1,7 +1,9 @@
 """LlambaCache: what a Llamba model remembers of the tokens it has read."""
 
 from dataclasses import fields
+from typing import NoReturn
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -21,6 +23,9 @@ class LlambaCache:
 
     transformers' own linear-attention cache changes its interface between minor
     versions; this one is what `generate` needs and no more.
+
+    Where no gradient is recorded, new states take the place of the old in memory, so
+    that a step may be captured in a CUDA graph. `copy.deepcopy` forks a conversation.
     """
 
     #: generate() asks: the cache holds no fixed buffers to compile against
@@ -44,9 +49,35 @@ class LlambaCache:
         """
         return [False] * len(self.ssm_states)
 
+    def update(
+        self,
+        layer_idx: int,
+        conv_state: Float[Tensor, "B channels taps"],
+        ssm_state: Float[Tensor, "B H P N"],
+    ) -> None:
+        """Remember what a layer hands on, in place of what it handed on before."""
+        for states, new in (
+            (self.conv_states, conv_state),
+            (self.ssm_states, ssm_state),
+        ):
+            states[layer_idx] = _written(states[layer_idx], new)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Tokens read so far: the name and argument that `generate` uses."""
         return self.seen_tokens
+
+    def crop(self, max_length: int) -> NoReturn:
+        """Refused: what `generate` would call to take tokens back.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"a Llamba cache cannot be cropped to {max_length} of its "
+            f"{self.seen_tokens} tokens: a recurrent state does not say what it was "
+            "before; copy.deepcopy(cache) where a conversation forks, and go on from "
+            "the copy"
+        )
 
     def reorder_cache(self, beam_idx: Int[Tensor, " B"]) -> None:
         """Follow beam search: sequence i continues what sequence beam_idx[i] was."""
@@ -55,3 +86,17 @@ class LlambaCache:
                 None if state is None else state.index_select(0, beam_idx)
                 for state in states
             ]
+
+
+def _written(old: Tensor | None, new: Tensor) -> Tensor:
+    """`new`, in the memory of `old` where that fits and no gradient needs either."""
+    if old is None or old is new:
+        return new
+    if (
+        torch.is_grad_enabled()
+        or old.requires_grad
+        or (old.shape, old.dtype, old.device) != (new.shape, new.dtype, new.device)
+        or old.is_inference() != torch.is_inference_mode_enabled()
+    ):
+        return new
+    return old.copy_(new)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from mar_snn.llamba.scan_backends import check_scan_backend
 from mar_snn.spiking import SpikingConfig
 
 __all__ = ["LlambaConfig"]
@@ -44,9 +45,13 @@ class LlambaConfig(PreTrainedConfig):
         ssm_cfg: `d_state`, `n_v_heads`, `n_qk_heads`, `expand`, `chunk_size`,
             `activation` (of the convolution), `bias`, `d_conv`, `conv_bias`.
         spiking: None for the dense model, or the coders that its slots hold.
+        scan_backend: which kernels scan: "torch", "fla", "mamba_ssm", or "auto" for
+            the first of the last three that can run. It belongs to the machine, not to
+            the checkpoint: it is not saved.
 
     Raises:
-        ValueError: where the sizes do not fit each other.
+        ValueError: where the sizes do not fit each other, or an unknown backend.
+        RuntimeError: where the backend's package is not installed.
     """
 
     model_type = "llamba"
@@ -70,6 +75,7 @@ class LlambaConfig(PreTrainedConfig):
         ssm_cfg: dict[str, Any] | None = None,
         use_cache: bool = True,
         spiking: SpikingConfig | dict[str, Any] | None = None,
+        scan_backend: str = "auto",
         **kwargs: Any,
     ) -> None:
         # transformers' names reach the fields through attribute_map
@@ -88,6 +94,8 @@ class LlambaConfig(PreTrainedConfig):
         self.spiking = (
             SpikingConfig(**spiking) if isinstance(spiking, dict) else spiking
         )
+        check_scan_backend(scan_backend)
+        self.scan_backend = scan_backend
         super().__init__(**kwargs | {"tie_word_embeddings": tie_embeddings})
         heads, groups = self.ssm_cfg["n_v_heads"], self.ssm_cfg["n_qk_heads"]
         if self.d_inner % heads or heads % groups:
@@ -110,6 +118,7 @@ class LlambaConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `spiking` becomes a dictionary of numbers."""
         output: dict[str, Any] = super().to_dict()
+        del output["scan_backend"]
         if self.spiking is not None:
             output["spiking"] = asdict(self.spiking)
         return output

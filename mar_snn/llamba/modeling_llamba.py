@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -26,7 +25,14 @@ from transformers.modeling_outputs import (
 
 from mar_snn.llamba.cache import CACHE_NAME, LlambaCache
 from mar_snn.llamba.configuration_llamba import LlambaConfig
-from mar_snn.llamba.rows import convolve_documents, number_documents, token_mask
+from mar_snn.llamba.generation import RecurrentGenerationMixin
+from mar_snn.llamba.model_card import CardedPreTrainedModel
+from mar_snn.llamba.rows import (
+    convolve_documents,
+    convolve_token,
+    number_documents,
+    token_mask,
+)
 from mar_snn.llamba.scan import LlambaScan
 from mar_snn.neurons.atmn import ATMNNode
 from mar_snn.spiking import fill_slots
@@ -69,20 +75,22 @@ class CausalConv1d(nn.Conv1d):
         No document sees another where `seq_idx` numbers them from left to right; the
         first goes on from the state, and the last leaves its inputs alone.
         """
+        if state is not None and x.shape[1] == 1:
+            return convolve_token(x, state, self.weight[:, 0], self.bias)
         before = self.kernel_size[0] - 1
         x = x.transpose(1, 2)
         if state is None:
             x = F.pad(x, (before, 0))
         else:
             x = torch.cat([state.to(x.dtype), x], dim=-1)
+        # a copy, which does not keep the whole input alive, and as a step wants it
+        last = x[..., x.shape[-1] - before :].mT.contiguous().mT
         if seq_idx is None:
-            return super().forward(x).transpose(1, 2), x[..., x.shape[-1] - before :]
+            return super().forward(x).transpose(1, 2), last
         seq_idx = torch.cat([seq_idx[:, :1].expand(-1, before), seq_idx], dim=1)
-        last = x[..., x.shape[-1] - before :]
         foreign = seq_idx[:, seq_idx.shape[1] - before :] != seq_idx[:, -1:]
-        state = last.masked_fill(foreign[:, None], 0)
         y = convolve_documents(x, seq_idx, self.weight[:, 0], self.bias)
-        return y.transpose(1, 2), state
+        return y.transpose(1, 2), last.masked_fill(foreign[:, None], 0)
 
 
 class LlambaMixer(nn.Module):
@@ -107,7 +115,7 @@ class LlambaMixer(nn.Module):
         self.activation = (
             nn.Identity() if ssm["activation"] == "identity" else ACT2FN["silu"]
         )
-        self.scan = LlambaScan()
+        self.scan = LlambaScan(config.scan_backend)
         self.D = nn.Parameter(torch.ones(self.num_heads))
         # the released model has this bias where in_proj has none
         self.z_bias = None if ssm["bias"] else nn.Parameter(torch.zeros(inner))
@@ -142,8 +150,7 @@ class LlambaMixer(nn.Module):
         b, c = (t.unflatten(-1, (self.num_groups, -1)) for t in (b, c))
         y, ssm_state = self.scan(x, b, c, a_log, self.D, ssm_state, seq_idx)
         if cache is not None:
-            cache.conv_states[layer_idx] = conv_state
-            cache.ssm_states[layer_idx] = ssm_state
+            cache.update(layer_idx, conv_state, ssm_state)
         z = z if self.z_bias is None else z + self.z_bias
         return self.out_proj(self.out_neuron(y.flatten(-2) * F.silu(z)))
 
@@ -195,11 +202,12 @@ class LlambaBlock(GradientCheckpointingLayer):
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
-class LlambaPreTrainedModel(PreTrainedModel):
+class LlambaPreTrainedModel(CardedPreTrainedModel):
     """What transformers must know of every Llamba class."""
 
     config_class = LlambaConfig
     base_model_prefix = "backbone"
+    _input_embed_layer = "embedding"
     supports_gradient_checkpointing = True
     _no_split_modules = ("LlambaBlock",)
     _is_stateful = True
@@ -248,14 +256,6 @@ class LlambaModel(LlambaPreTrainedModel):
         if config.spiking is not None:
             fill_slots(self, config.spiking)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The token embedding."""
-        return self.embedding
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the token embedding."""
-        self.embedding = value
 
     def forward(
         self,
@@ -320,7 +320,7 @@ class LlambaModel(LlambaPreTrainedModel):
         )
 
 
-class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
+class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
     """Llamba with a language-model head; spiking where config.spiking is set."""
 
     def __init__(self, config: LlambaConfig) -> None:
@@ -334,18 +334,6 @@ class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {  # noqa: RUF012  transformers reads it from the class
         "lm_head.weight": "backbone.embedding.weight"
     }
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The token embedding."""
-        return self.backbone.embedding
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the token embedding."""
-        self.backbone.embedding = value
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The LM head."""
-        return self.lm_head
 
     def forward(
         self,

@@ -1,11 +1,12 @@
-"""The selective state-space scan of Llamba in three forms that agree.
+"""The selective state-space scan of Llamba in forms that agree, behind one function.
 
     S[t] = a[t] S[t-1] + x[t] ⊗ B[t]        a[t] = exp(log_decay[t]), per head
     y[t] = S[t] C[t]
 
 which is Mamba-2's state-space duality (arXiv 2405.21060) with the decay taken from the
-token alone and the input not scaled by it (Llamba, arXiv 2502.14458). `LlambaScan` adds
-the skip D x[t].
+token alone and the input not scaled by it (Llamba, arXiv 2502.14458). `scan` is the one
+function: kernels where there are some, or else the chunked form, or one step for one
+token. `LlambaScan` adds the skip D x[t].
 
 Several documents may stand in one row: `seq_idx` numbers the document of each token,
 from left to right, and the state starts from zero at the first token of each. Only the
@@ -13,6 +14,11 @@ first document goes on from a state that is given; the last one leaves the state
 
 B batch · L tokens · H heads · G groups of heads that share B and C · P head size ·
 N state size · Q chunk. The arithmetic is float32, float64 where the input is.
+
+A product of decays below exp(-40) counts as none in the chunked form: CPUs compute many
+times slower with numbers below the smallest normal one, which products of such decays
+reach. What is left out of y[t] is at most exp(-40) = 4e-18 of |C[t]| times the sum of
+all |B[s]| |x[s]|, and of |S[0]|; float64 rounds at 1e-16.
 """
 
 import torch
@@ -20,10 +26,85 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-__all__ = ["LlambaScan", "ssd_chunked", "ssd_matrix", "ssd_sequential"]
+from mar_snn.llamba.scan_backends import (
+    check_scan_backend,
+    choose_scan_backend,
+    fla_scan,
+    mamba_ssm_scan,
+)
+
+__all__ = [
+    "LlambaScan",
+    "scan",
+    "ssd_chunked",
+    "ssd_matrix",
+    "ssd_sequential",
+    "ssd_step",
+]
 
 #: Chunk length on a CPU: the result does not depend on it, the time does.
 CPU_CHUNK = 32
+
+#: Logarithm of the smallest product of decays that is not taken for zero.
+_LOG_OF_NOTHING = -40.0
+
+
+def scan(
+    x: Float[Tensor, "B L H P"],
+    b: Float[Tensor, "B L G N"],
+    c: Float[Tensor, "B L G N"],
+    log_decay: Float[Tensor, "B L H"],
+    state: Float[Tensor, "B H P N"] | None = None,
+    *,
+    seq_idx: Int[Tensor, "B L"] | None = None,
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
+    """(y, last state) by the backend that `choose_scan_backend` names.
+
+    The state is float32, float64 where x is; y too, but for fla's, which is of x's
+    dtype. One token may overwrite `state`, see `ssd_step`.
+    """
+    name = choose_scan_backend(backend, x.device.type, x.dtype)
+    if name == "fla":
+        return fla_scan(x, b, c, log_decay, state, seq_idx=seq_idx)
+    if x.shape[1] == 1:
+        return ssd_step(x, b, c, log_decay, state)
+    if name == "mamba_ssm":
+        return mamba_ssm_scan(x, b, c, log_decay, state, seq_idx=seq_idx)
+    return ssd_chunked(x, b, c, log_decay, state, seq_idx=seq_idx)
+
+
+def ssd_step(
+    x: Float[Tensor, "B 1 H P"],
+    b: Float[Tensor, "B 1 G N"],
+    c: Float[Tensor, "B 1 G N"],
+    log_decay: Float[Tensor, "B 1 H"],
+    state: Float[Tensor, "B H P N"] | None = None,
+) -> tuple[Float[Tensor, "B 1 H P"], Float[Tensor, "B H P N"]]:
+    """(y, state behind it) of one token.
+
+    Where no gradient is recorded, the state behind the token takes the place of
+    `state` in memory: decoding allocates nothing, and addresses stay for CUDA graphs.
+    """
+    x, b, c, log_decay, state = _in_float(x, b, c, log_decay, state)
+    x, b, c, decay = (
+        t.squeeze(1)
+        for t in (
+            x,
+            _to_heads(b, x.shape[2]),
+            _to_heads(c, x.shape[2]),
+            log_decay.exp(),
+        )
+    )
+    recorded = torch.is_grad_enabled() or state.requires_grad
+    # inference tensors cannot be written outside of inference mode
+    if recorded or state.is_inference() != torch.is_inference_mode_enabled():
+        state = decay[..., None, None] * state
+    else:
+        state = state.mul_(decay[..., None, None])
+    state = state.addcmul_(x[..., None], b[..., None, :])
+    # not state @ c[..., None]: on a CPU that takes five times as long
+    return (c[:, :, None] @ state.mT).squeeze(2)[:, None], state
 
 
 def ssd_sequential(
@@ -67,7 +148,7 @@ def ssd_matrix(
     x, b, c, log_decay, _ = _in_float(x, b, c, log_decay, None)
     b, c = (_to_heads(t, x.shape[2]).transpose(1, 2) for t in (b, c))
     seq_idx = None if seq_idx is None else seq_idx[:, None]
-    return (c @ b.mT) * _decay_matrix(log_decay.transpose(1, 2).cumsum(-1), seq_idx)
+    return (c @ b.mT) * _decay_matrix(_running_sum(log_decay.transpose(1, 2)), seq_idx)
 
 
 def ssd_chunked(
@@ -86,14 +167,14 @@ def ssd_chunked(
     b, c = (_to_heads(t, x.shape[2]) for t in (b, c))
     # a padded token has x = 0 and decay 1: it changes neither y nor the state
     x, b, c, log_decay = (_to_chunks(t, chunk_size) for t in (x, b, c, log_decay))
-    total = log_decay.cumsum(-1)
+    total = _running_sum(log_decay)
     from_start, to_end = total, total[..., -1:] - total
     if seq_idx is not None:
         seq_idx, entered = _documents_of_chunks(seq_idx, chunk_size)
         # the log of a decay of zero: no document sees another
         from_start = from_start.masked_fill(seq_idx != entered, -torch.inf)
         to_end = to_end.masked_fill(seq_idx != seq_idx[..., -1:], -torch.inf)
-    from_start, to_end = from_start.exp(), to_end.exp()
+    from_start, to_end = _decay(from_start), _decay(to_end)
     y = ((c @ b.mT) * _decay_matrix(total, seq_idx)) @ x
     added = (x * to_end[..., None]).mT @ b
     entering = []
@@ -126,8 +207,8 @@ def _to_heads(t: Tensor, heads: int) -> Tensor:
 
 def _to_chunks(t: Tensor, chunk_size: int) -> Tensor:
     """[B, L, H, ...] -> [B, chunks, H, Q, ...], zeros behind the last token."""
-    padding = -t.shape[1] % chunk_size
-    t = F.pad(t, (0, 0) * (t.dim() - 2) + (0, padding))
+    if padding := -t.shape[1] % chunk_size:
+        t = F.pad(t, (0, 0) * (t.dim() - 2) + (0, padding))
     return t.unflatten(1, (-1, chunk_size)).transpose(2, 3).contiguous()
 
 
@@ -158,14 +239,40 @@ def _decay_matrix(
     if seq_idx is not None:
         unseen = unseen | (seq_idx[..., :, None] != seq_idx[..., None, :])
     difference = total[..., :, None] - total[..., None, :]
-    return difference.masked_fill(unseen, -torch.inf).exp()
+    return _decay(difference.masked_fill_(unseen, -torch.inf))
+
+
+def _running_sum(log_decay: Float[Tensor, "*batch Q"]) -> Float[Tensor, "*batch Q"]:
+    """Sums along the last axis; what is no decay at all counts as exp(-40).
+
+    So one token's minus infinity leaves the digits of the others' decays.
+    """
+    return log_decay.clamp_min(_LOG_OF_NOTHING).cumsum(-1)
+
+
+def _decay(log_decay: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """exp(log_decay), zero up to exp(-40): see the top of the file."""
+    return log_decay.masked_fill(log_decay <= _LOG_OF_NOTHING, -torch.inf).exp()
 
 
 class LlambaScan(nn.Module):
     """y[t] = S[t] C[t] + D x[t] with the decay a = sigmoid(-A_log) of Llamba's mixer.
 
     A module of its own, without parameters, so that counters can price it as a whole.
+
+    Args:
+        backend: "torch", "fla", "mamba_ssm", or "auto" for the first of the last three
+            that can run on the tensors of a call.
+
+    Raises:
+        ValueError: an unknown backend.
+        RuntimeError: its package is not installed.
     """
+
+    def __init__(self, backend: str = "auto") -> None:
+        super().__init__()
+        check_scan_backend(backend)
+        self.backend = backend
 
     def forward(
         self,
@@ -177,11 +284,13 @@ class LlambaScan(nn.Module):
         state: Float[Tensor, "B H P N"] | None = None,
         seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B H P N"]]:
-        """(y in x's dtype, last state in float32)."""
+        """(y in x's dtype, last state in float32); one token may overwrite `state`."""
         with torch.autocast(x.device.type, enabled=False):
+            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             # exp(-softplus(A)) = sigmoid(-A)
-            log_decay = F.logsigmoid(-a_log.to(torch.promote_types(x.dtype, d.dtype)))
-            scan = ssd_sequential if x.shape[1] == 1 else ssd_chunked
-            y, state = scan(x, b, c, log_decay, state, seq_idx=seq_idx)
+            log_decay = F.logsigmoid(-a_log.to(wide))
+            y, state = scan(
+                x, b, c, log_decay, state, seq_idx=seq_idx, backend=self.backend
+            )
             y = y + d.to(y.dtype)[:, None] * x
         return y.to(x.dtype), state

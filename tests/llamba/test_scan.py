@@ -1,12 +1,17 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from mar_snn.llamba import scan as scan_module
 from mar_snn.llamba.scan import (
+    CPU_CHUNK,
     LlambaScan,
     ssd_chunked,
     ssd_matrix,
     ssd_sequential,
+    ssd_step,
 )
 
 
@@ -98,9 +103,138 @@ def test_sixteen_bit_inputs_are_scanned_in_float32():
 def test_a_decay_of_zero_forgets_and_no_form_makes_a_nan_of_it():
     p = problem(1, 40, 1, 1)
     p["log_decay"][:, 20] = -torch.inf
-    y, state = ssd_sequential(**p)
-    assert y.isfinite().all()
-    assert state.isfinite().all()
+    expected = ssd_sequential(**p)
+    assert expected[0].isfinite().all()
+    p["log_decay"].requires_grad_()
+    y, state = ssd_chunked(**p)
+    torch.testing.assert_close((y, state), expected, rtol=0, atol=1e-12)
+    (y.sum() + state.sum()).backward()
+    assert p["log_decay"].grad.isfinite().all()
+    # forgotten: not a bit of what was before is left
+    p["x"][:, :20] = 1e30
+    assert ssd_chunked(**p)[0][:, 20:].equal(y[:, 20:])
+
+
+# ---- small numbers and large tensors
+
+
+class Watch(TorchDispatchMode):
+    """Everything that is computed while it looks."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = self.denormal = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                continue
+            self.largest = max(self.largest, tensor.untyped_storage().nbytes())
+            size = tensor.detach().abs()
+            tiny = torch.finfo(tensor.dtype).tiny
+            self.denormal += ((size > 0) & (size < tiny)).sum().item()
+        return result
+
+
+def decaying(strength: float, length: int = 200) -> dict[str, Tensor]:
+    p = problem(1, length, 2, 2, torch.float32)
+    p["log_decay"] = p["log_decay"] * strength
+    return {k: t.requires_grad_() for k, t in p.items()}
+
+
+def scanned(p: dict[str, Tensor], form=ssd_chunked) -> list[Tensor]:
+    y, state = form(**p)
+    loss = (y * y.detach().cos()).sum() + (state * state.detach().sin()).sum()
+    return [y, state, *torch.autograd.grad(loss, tuple(p.values()))]
+
+
+@pytest.mark.parametrize("strength", [0.1, 1, 3, 10, 80])
+def test_no_number_of_either_pass_is_too_small_to_be_normal(strength):
+    with Watch() as watch:
+        scanned(decaying(strength))
+    assert watch.denormal == 0
+
+
+def test_without_the_bound_some_would_be(monkeypatch):
+    monkeypatch.setattr(scan_module, "_LOG_OF_NOTHING", -1e4)
+    with Watch() as watch:
+        scanned(decaying(3))
+    assert watch.denormal > 100
+
+
+@pytest.mark.parametrize("strength", [0.01, 1, 10, 40, 300])
+def test_what_is_left_out_is_below_what_float32_rounds_off(strength):
+    p = decaying(strength)
+    exact = scanned({k: t.detach().double().requires_grad_() for k, t in p.items()})
+    # the float64 scan is the recurrence to 1e-15 of the largest number
+    double = {k: t.detach().double().requires_grad_() for k, t in p.items()}
+    for one, other in zip(exact, scanned(double, ssd_sequential), strict=True):
+        bound = 1e-13 * max(1.0, other.abs().max().item())
+        torch.testing.assert_close(one, other, rtol=0, atol=bound)
+    for result, expected in zip(scanned(p), exact, strict=True):
+        bound = 3e-5 * max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(result.double(), expected, rtol=0, atol=bound)
+
+
+def test_no_tensor_grows_with_the_square_of_the_length():
+    peaks = []
+    for length in (8 * CPU_CHUNK, 32 * CPU_CHUNK):
+        with Watch() as watch:
+            scanned(decaying(1, length))
+        peaks.append(watch.largest)
+        # float32 pairs inside of chunks: two heads, Q of every token
+        assert watch.largest == 4 * 2 * CPU_CHUNK * length
+    assert peaks[1] == 4 * peaks[0]
+
+
+# ---- one token
+
+
+def test_a_step_is_the_recurrence_and_starts_from_zero_without_a_state():
+    p = problem(2, 1, 4, 2)
+    state = torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    for start in (None, state):
+        expected = ssd_sequential(**p, state=start)
+        given = None if start is None else start.clone()
+        torch.testing.assert_close(ssd_step(**p, state=given), expected)
+
+
+def test_a_step_writes_over_its_state_where_no_gradient_is_recorded():
+    p = problem(2, 1, 4, 2)
+    state = torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    kept = state.clone()
+    _, after = ssd_step(**p, state=state)
+    assert state.equal(kept)  # gradients may be wanted here
+    with torch.no_grad():
+        _, overwritten = ssd_step(**p, state=state)
+    assert overwritten.data_ptr() == state.data_ptr()
+    torch.testing.assert_close(state, after)
+
+
+def test_a_step_leaves_a_state_that_a_graph_or_inference_mode_made():
+    p = problem(2, 1, 4, 2)
+    state = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
+    made = state * 2
+    with torch.inference_mode():
+        inferred = torch.zeros_like(state)
+    with torch.no_grad():
+        for given in (made, inferred):
+            _, after = ssd_step(**p, state=given)
+            assert after.data_ptr() != given.data_ptr()
+    made.sum().backward()
+
+
+def test_a_steps_gradients_are_those_of_the_recurrence():
+    p = problem(2, 1, 4, 2)
+    p["state"] = torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    for tensor in p.values():
+        tensor.requires_grad_()
+    results = [scanned(p, form) for form in (ssd_sequential, ssd_step)]
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-12)
+
+
+# ---- the module
 
 
 def test_the_scan_module_decays_by_the_sigmoid_and_adds_the_skip():

@@ -1,0 +1,71 @@
+"""`generate` for models whose memory of the tokens read is one state a layer."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+
+from mar_snn.llamba.cache import CACHE_NAME, LlambaCache
+
+__all__ = ["RecurrentGenerationMixin"]
+
+#: What has the tokens guessed and then takes wrong ones back.
+_GUESSING = (
+    "assistant_early_exit",
+    "prompt_lookup_num_tokens",
+    "speculation_type",
+    "use_mtp",
+)
+
+
+class RecurrentGenerationMixin(GenerationMixin):
+    """transformers' `generate`, without what a recurrent state cannot do."""
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        assistant_model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Token ids, or what transformers returns for `return_dict_in_generate`.
+
+        Raises:
+            ValueError: for speculative decoding, whose wrong guesses would have to be
+                taken back, and for a `cache_implementation`, which lays out keys and
+                values of an attention that is not there.
+        """
+        settings = (generation_config or self.generation_config).to_dict() | kwargs
+        guessing = [name for name in _GUESSING if settings.get(name)]
+        if assistant_model is not None:
+            guessing.append("assistant_model")
+        if guessing:
+            raise ValueError(
+                f"{', '.join(guessing)}: tokens that are guessed and refused cannot be "
+                "taken back out of Llamba's recurrent state, which holds the sum of "
+                "all; leave it out, greedy search, sampling and beams do not guess"
+            )
+        if layout := settings.get("cache_implementation"):
+            raise ValueError(
+                f"cache_implementation={layout!r} lays out keys and values of an "
+                "attention, and Llamba has none: its LlambaCache has a constant size "
+                "and fixed addresses as it is; leave it out"
+            )
+        if settings.get("prefill_chunk_size") and CACHE_NAME not in kwargs:
+            kwargs[CACHE_NAME] = LlambaCache(self.config.n_layer)
+        return super().generate(
+            inputs, generation_config, *args, assistant_model=assistant_model, **kwargs
+        )
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        """Refused: it pages keys and values.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "continuous batching (generate_batch) pages keys and values of an "
+            "attention, and Llamba has none: use generate with a batch that is padded "
+            "on the left"
+        )
