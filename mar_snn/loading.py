@@ -47,10 +47,7 @@ def load(folder: str | Path, **kwargs: Any) -> Any:
     where = {name: kwargs[name] for name in _WHERE if name in kwargs}
     config = kwargs.pop("config", None) or AutoConfig.from_pretrained(folder, **where)
     if getattr(config, "spiking", None) is None:
-        raise ValueError(
-            f"{folder} holds a dense model: load it with from_pretrained, then call "
-            "spikify and calibrate"
-        )
+        raise _dense(folder)
     model_class = _class_of(config)
     model, info = _with_coders(model_class).from_pretrained(
         folder, config=config, output_loading_info=True, **kwargs
@@ -91,6 +88,13 @@ def _with_coders(model_class: Any) -> Any:
     return type(model_class.__name__, (model_class,), names | {"__init__": __init__})
 
 
+def _dense(folder: str | Path) -> ValueError:
+    return ValueError(
+        f"{folder} holds a dense model: load it with from_pretrained, then call "
+        "spikify and calibrate"
+    )
+
+
 def _assert_complete(folder: str | Path, info: dict[str, Any]) -> None:
     """Raise unless the files held the tensors of the model and no others."""
     wrong = [
@@ -123,6 +127,12 @@ def _load_mamba_ssm(
     configs = import_module("mamba_ssm.models.config_mamba")
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     spiking = settings.pop("spiking", None)
+    if spiking is None:
+        raise _dense(folder)
     model = models.MambaLMHeadModel(configs.MambaConfig(**settings), dtype=dtype)
     fill_slots(model, SpikingConfig(**spiking))
-    return model.to(device)
+    model.config.spiking = spiking
+    tensors = torch.load(folder / "pytorch_model.bin", "cpu", weights_only=True)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    _assert_complete(folder, {"missing_keys": missing, "unexpected_keys": unexpected})
+    return model.eval().to(device)

@@ -43,7 +43,7 @@ class _View:
 
 
 class _Spiked:
-    """A projection and the coder before it; nothing but a call is answered."""
+    """A projection and the coder before it."""
 
     def __init__(self, view: _View, slot: str, name: str) -> None:
         self._view, self._slot, self._name = view, slot, name
@@ -56,11 +56,43 @@ class _Spiked:
         return getattr(owner, self._name)(coded[self._slot][1])
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"{type(self._view._owner).__name__} reads {self._name}.{name} itself, "
-            "past the coder: its plan must turn that off by an override, or leave the "
-            "projection out (mar_snn.hosts.register_plan)"
-        )
+        owner = self._view._owner
+        value = getattr(getattr(owner, self._name), name)
+        if name in ("in_features", "out_features") or value is None:
+            return value
+        past = f"{type(owner).__name__} uses {self._name}.{name} past the coder"
+        if isinstance(value, Tensor):
+            return _Untouchable(value, past)
+        raise AttributeError(f"{past}; {_WAY_OUT}")
+
+
+class _Untouchable:
+    """What may be known of a weight: where and what it is, not its values."""
+
+    def __init__(self, weight: Tensor, past: str) -> None:
+        self.device, self.dtype, self.shape = weight.device, weight.dtype, weight.shape
+        self._past = past
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Any,  # noqa: ARG003
+        types: Any,  # noqa: ARG003
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        values = (*args, *(kwargs or {}).values())
+        pasts = [value._past for value in values if isinstance(value, cls)]
+        raise AttributeError(f"{' and '.join(pasts)}; {_WAY_OUT}")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{self._past}; {_WAY_OUT}")
+
+
+_WAY_OUT = (
+    "its plan must turn that off with an override, or leave the projection out "
+    "(mar_snn.hosts.Plan)"
+)
 
 
 class _Spiking:
