@@ -159,14 +159,19 @@ class Block(nn.Module):
 
     def __init__(self, mixer: nn.Module, mlp: nn.Module | None, width: int) -> None:
         super().__init__()
+        self.fused_add_norm = False
         self.norm, self.mixer, self.mlp = nn.RMSNorm(width), mixer, mlp
         if mlp is not None:
             self.norm2 = nn.RMSNorm(width)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, inference_params: Any = None
+        self,
+        hidden_states: Tensor,
+        residual: Tensor | None = None,
+        inference_params: Any = None,
     ) -> tuple[Tensor, Tensor]:
         """(what this block adds, the stream before it)."""
+        x = hidden_states
         residual = x if residual is None else x + residual
         x = self.norm(residual.to(self.norm.weight.dtype))
         x = self.mixer(x, inference_params=inference_params)
@@ -195,6 +200,7 @@ class MixerModel(nn.Module):
         settings = dict(config.ssm_cfg)
         mixer = {"Mamba1": Mamba, "Mamba2": Mamba2}[settings.pop("layer", "Mamba1")]
         width, hidden = config.d_model, config.d_intermediate
+        self.fused_add_norm = False
         self.embedding = nn.Embedding(config.vocab_size, width, dtype=dtype)
         self.layers = nn.ModuleList(
             Block(
@@ -228,7 +234,10 @@ class MambaLMHeadModel(nn.Module):
         self.to(device)
 
     def forward(
-        self, input_ids: Tensor, position_ids: None = None, inference_params: Any = None
+        self,
+        input_ids: Tensor,
+        position_ids: None = None,  # noqa: ARG002
+        inference_params: Any = None,
     ) -> Any:
         """A tuple with the name `logits`."""
         hidden = self.backbone(input_ids, inference_params=inference_params)

@@ -1,6 +1,8 @@
 """Random models of every class that spikify knows, small enough for any machine."""
 
+import copy
 import warnings
+from functools import cache
 from typing import Any, NamedTuple
 
 import mamba_ssm_stand_in as stand_in
@@ -8,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from mar_snn import LlambaConfig, LlambaForCausalLM, SpikingConfig, calibrate, spikify
+from mar_snn import LlambaConfig, LlambaForCausalLM, calibrate, spikify
 
 __all__ = ["HOSTS", "Host", "make_dense", "make_spiking", "tokens"]
 
@@ -68,7 +70,7 @@ HOSTS: dict[str, Host] = {
         | {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid", "mamba"]}
         | {"num_mem_blocks": 1, "chunk_size": 4, "n_mamba_heads": 4}
         | {"mamba_d_state": 4, "mamba_headdim": 8, "mamba_ngroups": 2},
-        "blocks share a feed-forward and its coders; its adapters stay dense",
+        "feed-forwards share weights, not coders; their adapters stay dense",
     ),
     "FalconH1": Host(
         _BLOCK
@@ -134,13 +136,18 @@ def make_dense(name: str, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def make_spiking(name: str, config: SpikingConfig | None = None) -> nn.Module:
-    """The host with calibrated coders."""
+def make_spiking(name: str) -> nn.Module:
+    """The host with calibrated coders at every site."""
+    return copy.deepcopy(_spiking(name))
+
+
+@cache
+def _spiking(name: str) -> nn.Module:
     model = make_dense(name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "these experts stay dense")
-        spikify(model, config)
-    calibrate(model, [tokens()])
+        spikify(model)
+    calibrate(model, [tokens(rows=8, length=32)])
     return model
 
 

@@ -153,7 +153,9 @@ def projections(model: nn.Module) -> Iterator[tuple[str, nn.Linear, Coder]]:
     for owner in owners(model):
         for site, fed in owner.plan.sites.items():
             coder = getattr(owner.module, owner.plan.slot(site), None)
-            for name in fed if isinstance(coder, Coder) else ():
+            if not isinstance(coder, Coder):
+                continue
+            for name in fed:
                 projection = getattr(owner.module, name)
                 if isinstance(projection, nn.Linear):
                     yield f"{owner.name}.{name}".lstrip("."), projection, coder
@@ -178,6 +180,11 @@ def spikify(model: Any, config: SpikingConfig | None = None) -> Any:
         UserWarning: names the experts, which stay dense.
     """
     config = config or SpikingConfig()
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            "some weights of the model have no memory here, so nothing can be run: "
+            "load it without offloading to disk"
+        )
     before = insert_coders(model, config)
     try:
         check_coders(model, dict(coders(model)))
@@ -190,9 +197,7 @@ def spikify(model: Any, config: SpikingConfig | None = None) -> Any:
         own = any(owner.plan.own_slots for owner, _ in before)
         model.config.spiking = config if own else asdict(config)
     if experts := skipped(model):
-        warnings.warn(
-            f"these experts stay dense: {', '.join(experts)}", stacklevel=2
-        )
+        warnings.warn(f"these experts stay dense: {', '.join(experts)}", stacklevel=2)
     return model
 
 

@@ -110,9 +110,7 @@ _TRANSFORMERS = {
     },
     "nemotron_h": {
         "NemotronHMamba2Mixer": _UNFUSED,
-        "NemotronHMLP": Plan(
-            sites={"mlp.in": ("up_proj",), "mlp.out": ("down_proj",)}
-        ),
+        "NemotronHMLP": Plan(sites={"mlp.in": ("up_proj",), "mlp.out": ("down_proj",)}),
     },
     "granitemoehybrid": {
         "GraniteMoeHybridMambaLayer": _UNFUSED,

@@ -1,11 +1,9 @@
 """Finds the modules of a model that have a plan, and fills their slots with coders."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from mar_snn.hosts.plans import SITE_NAMES, Plan, plan_of
 from mar_snn.hosts.view import run_through_slots, run_without_slots
@@ -14,6 +12,9 @@ if TYPE_CHECKING:
     from mar_snn.spiking import SpikingConfig
 
 __all__ = ["Owner", "fill", "insert_coders", "owners", "skipped"]
+
+#: What every host calls them.
+_EXPERTS = "experts"
 
 
 class Owner(NamedTuple):
@@ -31,7 +32,7 @@ def owners(model: nn.Module) -> list[Owner]:
     found: dict[nn.Module, Owner] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         plan = plan_of(type(module))
-        if plan is None or "experts" in name.split("."):
+        if plan is None or _EXPERTS in name.split("."):
             continue
         layers = frozenset(i for i, _ in _places(model, name)[:1])
         if module in found:
@@ -42,18 +43,12 @@ def owners(model: nn.Module) -> list[Owner]:
 
 
 def skipped(model: nn.Module) -> list[str]:
-    """Names of the experts of a model, which stay dense.
+    """Names of the experts of a model: a router sends each a part of the tokens.
 
-    A router sends each of them some of the tokens: their weights lie in one tensor of
-    all experts, or one after the other in a list.
+    They stay dense, whether their weights lie in one tensor or in a list of modules.
     """
-    return [
-        name
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] == "experts"
-        or any(p.ndim == 3 for p in module._parameters.values() if p is not None)
-        and not isinstance(module, _ConvNd)
-    ]
+    names = (name for name, _ in model.named_modules())
+    return [name for name in names if name.rpartition(".")[2] == _EXPERTS]
 
 
 def insert_coders(

@@ -63,7 +63,7 @@ class _Spiked:
         past = f"{type(owner).__name__} uses {self._name}.{name} past the coder"
         if isinstance(value, Tensor):
             return _Untouchable(value, past)
-        raise AttributeError(f"{past}; {_WAY_OUT}")
+        raise RuntimeError(f"{past}; {_WAY_OUT}")
 
 
 class _Untouchable:
@@ -76,17 +76,17 @@ class _Untouchable:
     @classmethod
     def __torch_function__(
         cls,
-        func: Any,  # noqa: ARG003
-        types: Any,  # noqa: ARG003
+        func: Any,
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         values = (*args, *(kwargs or {}).values())
         pasts = [value._past for value in values if isinstance(value, cls)]
-        raise AttributeError(f"{' and '.join(pasts)}; {_WAY_OUT}")
+        raise RuntimeError(f"{' and '.join(pasts)}; {_WAY_OUT}")
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{self._past}; {_WAY_OUT}")
+        raise RuntimeError(f"{self._past}; {_WAY_OUT}")
 
 
 _WAY_OUT = (
@@ -99,8 +99,8 @@ class _Spiking:
     """What the spiking class of a host adds: it is pickled and copied by its host."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _, _, *state = super().__reduce_ex__(max(protocol, 2))
-        return _new, (type(self)._host,), *state  # type: ignore[attr-defined]
+        reduced: Any = super().__reduce_ex__(max(protocol, 2))
+        return _new, (type(self)._host,), *reduced[2:]  # type: ignore[attr-defined]
 
 
 def _new(host: type) -> Any:
@@ -109,7 +109,7 @@ def _new(host: type) -> Any:
 
 
 @cache
-def _spiking_class(host: Any) -> type:
+def _spiking_class(host: Any) -> Any:
     """A subclass of `host`, with its names, whose forward runs on a view."""
     plan: Any = plan_of(host)
 
@@ -125,7 +125,8 @@ def _spiking_class(host: Any) -> type:
 def run_through_slots(owner: nn.Module) -> None:
     """From now on the forward of `owner` calls the coders in its slots."""
     if not isinstance(owner, _Spiking):
-        _change_class(owner, _spiking_class(type(owner)))
+        host: Any = type(owner)
+        _change_class(owner, _spiking_class(host))
 
 
 def run_without_slots(owner: nn.Module) -> None:
