@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.hooks import remove_hook_from_module
+from accelerate.utils import set_module_tensor_to_device
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 import mar_snn.llamba
-from mar_snn.spiking import SpikingConfig, fill_slots
+from mar_snn.spiking import SpikingConfig, coders, fill_slots
 
 __all__ = ["load"]
 
@@ -54,6 +56,7 @@ def load(folder: str | Path, **kwargs: Any) -> Any:
     )
     model.__class__ = model_class
     _assert_complete(folder, {k: info[k] for k in ("missing_keys", "unexpected_keys")})
+    _fetch_thresholds(model)
     return model
 
 
@@ -86,6 +89,25 @@ def _with_coders(model_class: Any) -> Any:
         name: getattr(model_class, name) for name in ("__module__", "__qualname__")
     }
     return type(model_class.__name__, (model_class,), names | {"__init__": __init__})
+
+
+def _fetch_thresholds(model: nn.Module) -> None:
+    """Bring back thresholds that `device_map` has put elsewhere with their block.
+
+    accelerate brings weights when their module is called; a coder reads those of its
+    neuron without a call.
+    """
+    for _, coder in coders(model):
+        for module in coder.modules():
+            tensors = [*module.named_parameters(recurse=False)]
+            tensors += module.named_buffers(recurse=False)
+            for name, tensor in tensors:
+                if tensor.is_meta:
+                    hook: Any = module._hf_hook
+                    value = hook.weights_map[name]
+                    remove_hook_from_module(module)
+                    device = hook.execution_device
+                    set_module_tensor_to_device(module, name, device, value)
 
 
 def _dense(folder: str | Path) -> ValueError:
@@ -123,8 +145,13 @@ def _is_of_mamba_ssm(folder: str | Path) -> bool:
 def _load_mamba_ssm(
     folder: Path, *, dtype: torch.dtype | None = None, device: Any = None
 ) -> nn.Module:
-    models = import_module("mamba_ssm.models.mixer_seq_simple")
-    configs = import_module("mamba_ssm.models.config_mamba")
+    try:
+        models = import_module("mamba_ssm.models.mixer_seq_simple")
+        configs = import_module("mamba_ssm.models.config_mamba")
+    except ImportError as error:
+        raise ImportError(
+            f"{folder} holds a model of mamba_ssm: pip install 'mar-snn[mamba]'"
+        ) from error
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     spiking = settings.pop("spiking", None)
     if spiking is None:

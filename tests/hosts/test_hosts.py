@@ -55,9 +55,7 @@ def test_a_projection_reads_the_code_and_nothing_else_changes():
 
 def test_each_place_of_a_shared_feed_forward_has_its_thresholds_and_one_weight():
     model = make_spiking("Zamba2")
-    one, two = (
-        model.model.layers[i].shared_transformer.feed_forward for i in (1, 3)
-    )
+    one, two = (model.model.layers[i].shared_transformer.feed_forward for i in (1, 3))
     assert one.gate_up_proj.weight is two.gate_up_proj.weight
     assert one.in_neuron is not two.in_neuron
     thresholds = [module.in_neuron.v_threshold for module in (one, two)]
