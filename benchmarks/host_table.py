@@ -155,7 +155,7 @@ def calibrates(name: str) -> bool | str:
 
 
 CHECKS: dict[str, Callable[[str], bool | str]] = {
-    "calibrate": calibrates,
+    "distance to dense": calibrates,
     "generate": generates,
     "train": trains,
     "save, load": saves_and_loads,

@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate.hooks import remove_hook_from_module
-from accelerate.utils import set_module_tensor_to_device
+from accelerate.hooks import (  # type: ignore[import-untyped]
+    remove_hook_from_module,
+)
+from accelerate.utils import (  # type: ignore[import-untyped]
+    set_module_tensor_to_device,
+)
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -99,10 +103,8 @@ def _fetch_thresholds(model: nn.Module) -> None:
     """
     for _, coder in coders(model):
         for module in coder.modules():
-            tensors = [*module.named_parameters(recurse=False)]
-            tensors += module.named_buffers(recurse=False)
-            for name, tensor in tensors:
-                if tensor.is_meta:
+            for name, tensor in (module._parameters | module._buffers).items():
+                if tensor is not None and tensor.is_meta:
                     hook: Any = module._hf_hook
                     value = hook.weights_map[name]
                     remove_hook_from_module(module)
