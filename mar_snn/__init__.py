@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from mar_snn.distill import SBDSConfig, SBDSTrainer
     from mar_snn.energy import EnergyReport, SpikeOpCounter
     from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+    from mar_snn.loading import load
     from mar_snn.neurons import ATMNCoder, ATMNNode, replace_neurons
     from mar_snn.spiking import SpikingConfig, calibrate, spikify
 
@@ -24,6 +25,7 @@ _HOMES = {
     "SpikeOpCounter": "mar_snn.energy",
     "SpikingConfig": "mar_snn.spiking",
     "calibrate": "mar_snn.spiking",
+    "load": "mar_snn.loading",
     "replace_neurons": "mar_snn.neurons",
     "spikify": "mar_snn.spiking",
 }
@@ -39,6 +41,7 @@ __all__ = [
     "SpikeOpCounter",
     "SpikingConfig",
     "calibrate",
+    "load",
     "replace_neurons",
     "spikify",
 ]

@@ -5,9 +5,10 @@ spikes; a *slot* is the attribute of the block's module that holds the coder the
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,11 @@ from jaxtyping import Float
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
+from mar_snn.hosts.check import check_coders
+from mar_snn.hosts.slots import fill, insert_coders, owners, skipped
 from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.neurons.lif_coder import LIFCoder
 from mar_snn.neurons.reference import membrane_dtype
-from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 
 __all__ = [
     "SITES",
@@ -37,12 +39,6 @@ SITES = {
     "mixer.out": ("mixer", "out_neuron", "out_proj"),
     "mlp.in": ("mlp", "in_neuron", "gate_proj"),
     "mlp.out": ("mlp", "out_neuron", "down_proj"),
-}
-
-#: slot -> the projections that it may feed
-_FED_BY = {
-    "in_neuron": ("in_proj", "gate_proj", "up_proj"),
-    "out_neuron": ("out_proj", "down_proj"),
 }
 
 #: What a slot may hold.
@@ -131,25 +127,13 @@ class SpikingConfig:
         )
 
 
-def fill_slots(backbone: Any, config: SpikingConfig) -> None:
-    """Give every slot of `backbone.layers` what `config` says: a coder or nothing.
+def fill_slots(backbone: nn.Module, config: SpikingConfig) -> None:
+    """Give every slot of a model what `config` says: a coder or nothing.
 
     Raises:
-        ValueError: where a layer of `config.layers` does not exist.
+        ValueError: where the model has no slots or plans, or no such layer or site.
     """
-    count = len(backbone.layers)
-    chosen = range(count) if config.layers is None else config.layers
-    missing = [i for i in chosen if i not in range(count)]
-    if missing:
-        raise ValueError(
-            f"layers must lie in 0..{count - 1} for this model, got {missing}"
-        )
-    for index, layer in enumerate(backbone.layers):
-        for site, (owner, slot, projection) in SITES.items():
-            module = getattr(layer, owner)
-            spiking = site in config.sites and index in chosen
-            channels = getattr(module, projection).in_features
-            setattr(module, slot, config.coder(channels) if spiking else nn.Identity())
+    insert_coders(backbone, config)
 
 
 def coders(model: nn.Module) -> Iterator[tuple[str, Coder]]:
@@ -166,55 +150,55 @@ def projections(model: nn.Module) -> Iterator[tuple[str, nn.Linear, Coder]]:
     nn.Linear, such as an adapter, is left out. Names are those of `get_submodule`, and
     `set_submodule` may replace what is given while the loop runs.
     """
-    for owner_name, owner in list(model.named_modules()):
-        for slot, fed in _FED_BY.items():
-            coder = getattr(owner, slot, None)
-            for name in fed if isinstance(coder, Coder) else ():
-                projection = getattr(owner, name, None)
+    for owner in owners(model):
+        for site, fed in owner.plan.sites.items():
+            coder = getattr(owner.module, owner.plan.slot(site), None)
+            if not isinstance(coder, Coder):
+                continue
+            for name in fed:
+                projection = getattr(owner.module, name)
                 if isinstance(projection, nn.Linear):
-                    yield f"{owner_name}.{name}".lstrip("."), projection, coder
+                    yield f"{owner.name}.{name}".lstrip("."), projection, coder
 
 
 def spikify(model: Any, config: SpikingConfig | None = None) -> Any:
-    """`model` itself, with coders in its slots and `model.config.spiking` set.
+    """`model` itself, with coders before its projections and `config.spiking` set.
 
-    The coders start at threshold 1: run `calibrate` before the model is used.
+    Llamba has slots for the coders; in other models the modules that have a plan get
+    them (docs/hosts.md). A few tokens are then read in train and in eval mode, at once
+    and from the cache, and every coder must code every one of them. All four sites of
+    `config` stand for those that the model has. The coders start at threshold 1: run
+    `calibrate` before the model is used.
 
     Raises:
-        ValueError: for a model without slots.
-        RuntimeError: where a coder is not reached by a forward pass.
+        ValueError: for a model without plans, or that lacks a site or layer of
+            `config`.
+        RuntimeError: where a coder is left out, or reading from the cache differs. The
+            model is then as it was.
+
+    Warns:
+        UserWarning: names the experts, which stay dense.
     """
     config = config or SpikingConfig()
-    backbone = getattr(model, "backbone", model)
-    if not hasattr(next(iter(getattr(backbone, "layers", [None]))), "mixer"):
+    if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
-            f"{type(model).__name__} has no slots for neurons; spikify takes a Llamba "
-            "model (mar_snn.llamba), see docs/model.md"
+            "some weights of the model have no memory here, so nothing can be run: "
+            "load it without offloading to disk"
         )
-    fill_slots(backbone, config)
-    backbone.to(backbone.embedding.weight.device)
-    model.config.spiking = config
-    _assert_every_coder_fires(model)
+    before = insert_coders(model, config)
+    try:
+        check_coders(model, dict(coders(model)))
+    except BaseException:
+        for owner, slots in before:
+            fill(owner, slots)
+        raise
+    if hasattr(model, "config"):
+        # other configs than Llamba's know nothing of ours, and can save a dictionary
+        own = any(owner.plan.own_slots for owner, _ in before)
+        model.config.spiking = config if own else asdict(config)
+    if experts := skipped(model):
+        warnings.warn(f"these experts stay dense: {', '.join(experts)}", stacklevel=2)
     return model
-
-
-def _assert_every_coder_fires(model: Any) -> None:
-    """Raise unless one forward in each mode reaches every coder of the model."""
-    training = model.training
-    ids = torch.arange(4, device=model.device)[None]
-    for mode in (True, False):
-        events: list[SpikeEvent] = []
-        model.train(mode)
-        with torch.no_grad(), listen_to_spikes(events.append):
-            model(input_ids=ids)
-        reached = {event.neuron for event in events}
-        silent = [name for name, coder in coders(model) if coder not in reached]
-        if silent:
-            raise RuntimeError(
-                f"no spikes from {', '.join(silent)} in {'train' if mode else 'eval'} "
-                "mode: another code path goes around these coders"
-            )
-    model.train(training)
 
 
 #: Candidate thresholds, as shares of the one whose largest code is the largest value.

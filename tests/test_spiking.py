@@ -147,7 +147,7 @@ def test_a_layer_that_does_not_exist_is_refused(model):
 
 
 def test_a_model_without_slots_is_refused():
-    with pytest.raises(ValueError, match="Linear has no slots for neurons"):
+    with pytest.raises(ValueError, match="no plan for a module of Linear"):
         spikify(nn.Linear(3, 3))
 
 
