@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-__all__ = ["CACHE_NAME", "LlambaCache"]
+__all__ = ["CACHE_NAME", "LlambaCache", "overwritable"]
 
 #: What transformers calls a model's cache: "past_key_values" up to 5.23, then "cache".
 CACHE_NAME = next(
@@ -88,15 +88,19 @@ class LlambaCache:
             ]
 
 
+def overwritable(state: Tensor) -> bool:
+    """Whether the state behind a token may take the place of this one in memory."""
+    if torch.is_grad_enabled() or state.requires_grad:
+        return False  # a backward pass may want to read it
+    # inference tensors are not written outside of inference mode; a graph cannot ask
+    inside = torch.compiler.is_compiling() or torch.is_inference_mode_enabled()
+    return inside or not state.is_inference()
+
+
 def _written(old: Tensor | None, new: Tensor) -> Tensor:
-    """`new`, in the memory of `old` where that fits and no gradient needs either."""
-    if old is None or old is new:
+    """`new`, in the memory of `old` where that fits and may be overwritten."""
+    if old is None or old is new or not overwritable(old):
         return new
-    if (
-        torch.is_grad_enabled()
-        or old.requires_grad
-        or (old.shape, old.dtype, old.device) != (new.shape, new.dtype, new.device)
-        or old.is_inference() != torch.is_inference_mode_enabled()
-    ):
+    if (old.shape, old.dtype, old.device) != (new.shape, new.dtype, new.device):
         return new
     return old.copy_(new)

@@ -1,0 +1,98 @@
+"""torch.compile gives the eager results, in graphs that serve every token.
+
+The cases run in a fresh interpreter: the shape checker of the test run wraps every
+function in code that Dynamo cannot trace, and users do not have it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+
+def make(**more):
+    from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlambaConfig(
+        vocab_size=48,
+        d_model=24,
+        n_layer=1,
+        mlp_cfg={"intermediate_size": 40},
+        ssm_cfg={"d_state": 5, "n_v_heads": 4, "n_qk_heads": 2},
+        initializer_range=0.4,  # logits of several units, states that matter
+        **more,
+    )
+    return LlambaForCausalLM(config).eval(), torch.randint(1, 48, (2, 71))
+
+
+def check_steps(backend, pieces, **more):
+    """Pieces of a text behind a prompt; graphs are counted after each."""
+    from torch._dynamo.utils import counters
+
+    from mar_snn.llamba import LlambaCache
+
+    torch._dynamo.reset()
+    counters.clear()
+    model, ids = make(**more)
+    step = torch.compile(model, backend=backend, fullgraph=True)
+    cache, graphs = LlambaCache(1), []
+    with torch.no_grad():
+        full = model(ids, use_cache=False).logits
+        model(ids[:, : pieces[0][0]], past_key_values=cache)
+        states = [*cache.conv_states, *cache.ssm_states]
+        for start, end in pieces:
+            logits = step(ids[:, start:end], past_key_values=cache).logits
+            expected = full[:, start:end]
+            torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+            graphs.append(counters["stats"]["unique_graphs"])
+    assert all(
+        one.data_ptr() == other.data_ptr()
+        for one, other in zip(
+            states, [*cache.conv_states, *cache.ssm_states], strict=True
+        )
+    )
+    return graphs
+
+
+def check_gradients():
+    """Of a training step in one graph."""
+    torch._dynamo.reset()
+    model, ids = make()
+    results = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        logits = run(ids, use_cache=False).logits
+        loss = (logits * logits.detach().cos()).mean()
+        results.append(torch.autograd.grad(loss, tuple(model.parameters())))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-5)
+
+
+def main():
+    from mar_snn.spiking import SpikingConfig
+
+    tokens = [(t, t + 1) for t in range(20, 30)]
+    graphs = check_steps("aot_eager", tokens, spiking=SpikingConfig())
+    # how many tokens were read is a constant of the first graph, an input of the second
+    assert graphs == [1] + [2] * 9, graphs
+    check_gradients()
+    if shutil.which("g++"):
+        check_steps("inductor", [(20, 21), (21, 22), (22, 37)])
+
+
+@pytest.mark.slow
+def test_steps_and_training_compile_as_one_graph():
+    run = subprocess.run(
+        [sys.executable, __file__],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+if __name__ == "__main__":
+    main()
