@@ -1,6 +1,6 @@
 """What silent neurons save in decoding: single projections, and whole tokens.
 
-    python benchmarks/decode.py [--sections kernels tokens] [--threads 1 2]
+    python benchmarks/decode.py [--sections kernels densities tokens] [--threads 1 2]
 
 Writes benchmarks/results/decode-cpu.json or decode-cuda.json.
 
@@ -9,9 +9,13 @@ the matrices of a shape take turns and fill many times the last-level cache. In 
 every way has a call, so the ratios are of calls side by side. `ideal` is the share of
 1 / density that was reached against the fastest dense product here, PyTorch's or ours.
 
+densities: the share of inputs with at least one spike in the tiny Llamba, calibrated and
+not trained, for one to four time steps, and what that does to the perplexity.
+
 tokens: Llamba-1B with random weights, decoding one token after the other. Random
 weights have no firing rate of their own: the thresholds are set so that the share of
-inputs with at least one spike is the one asked for, and what came out is reported.
+inputs with at least one spike is the one asked for, or, "calibrated", that of the tiny
+model at four steps. What came out is reported.
 """
 
 import argparse
@@ -20,7 +24,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,10 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
-from mar_snn import SpikingConfig, provenance, spikify
+from mar_snn import SpikingConfig, calibrate, provenance, spikify
+from mar_snn.assets import TINY_LLAMBA
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.neurons import ATMNCoder
@@ -38,6 +44,7 @@ from mar_snn.spiking import coders, projections
 
 RESULTS = Path(__file__).parent / "results"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SOURCES = Path(__file__).parents[1] / "neurons"
 #: inputs, outputs
 SHAPES = {
     "in_proj": (2048, 8224),
@@ -164,6 +171,43 @@ def index_select(linear: EventLinear, x: Tensor) -> Tensor:
     return x[:, active] @ linear.weight.t().index_select(0, active)
 
 
+# ---- densities
+
+
+@cache
+def calibrated_densities(time_steps: int) -> dict[str, Any]:
+    """The share of inputs with a spike by site, in a model that reads our own sources."""
+    model = LlambaForCausalLM.from_pretrained(TINY_LLAMBA, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(TINY_LLAMBA)
+    seen, unseen = (
+        tokenizer((SOURCES / name).read_text("utf-8"), return_tensors="pt").input_ids
+        for name in ("atmn.py", "coder.py")
+    )
+    dense = perplexity(model, unseen)
+    calibrate(
+        spikify(model, SpikingConfig(time_steps=time_steps)), [{"input_ids": seen}]
+    )
+    shares: dict[str, list[float]] = {}
+
+    def look(site: str, _: ATMNCoder, __: tuple[Tensor], decoded: Tensor) -> None:
+        shares.setdefault(site, []).append((decoded != 0).float().mean().item())
+
+    for name, coder in coders(model):
+        coder.register_forward_hook(partial(look, site_of(name)))
+    ratio = perplexity(model, unseen) / dense
+    return {
+        "time_steps": time_steps,
+        "perplexity_ratio": ratio,
+        "densities": {site: statistics.fmean(found) for site, found in shares.items()},
+    }
+
+
+@torch.inference_mode()
+def perplexity(model: LlambaForCausalLM, ids: Tensor) -> float:
+    """Of a text that is read at once."""
+    return model(ids, labels=ids).loss.exp().item()
+
+
 # ---- tokens
 
 
@@ -180,11 +224,14 @@ def token_rows(
         optimize_for_decoding(student, weights=weights, head=weights)
         models[f"spiking, {weights}"] = student
     rows = []
-    for density in DENSITIES:
+    for density in (*DENSITIES, "calibrated"):
+        wanted = calibrated_densities(4)["densities"]
+        if density != "calibrated":
+            wanted = dict.fromkeys(wanted, density)
         for name, model in models.items():
             if name.startswith("spiking"):
-                set_density(model, density)
-        rows.append(race(models, density, rounds) | {"threads": threads})
+                set_densities(model, wanted)
+        rows.append({"density": density, "threads": threads} | race(models, rounds))
     return rows
 
 
@@ -213,19 +260,30 @@ def with_our_products(model: LlambaForCausalLM) -> LlambaForCausalLM:
 
 
 @torch.inference_mode()
-def set_density(model: LlambaForCausalLM, density: float, tokens: int = 64) -> None:
+def set_densities(
+    model: LlambaForCausalLM, densities: dict[str, float], tokens: int = 64
+) -> None:
     """One threshold a coder, so that this share of its inputs fires at any step."""
 
-    def fit(coder: ATMNCoder, args: tuple[Tensor]) -> None:
-        silent = args[0].float().abs().flatten().quantile(1 - density)
+    def fit(site: str, coder: ATMNCoder, args: tuple[Tensor]) -> None:
+        silent = args[0].float().abs().flatten().quantile(1 - densities[site])
         # the smallest value that fires, at the last step, is rho V tau^(T - 1)
         smallest = coder.fire_ratio * coder.tau ** (coder.time_steps - 1)
         coder.v_threshold = torch.full_like(coder.v_threshold, silent / smallest)
 
-    hooks = [coder.register_forward_pre_hook(fit) for _, coder in coders(model)]
+    hooks = [
+        coder.register_forward_pre_hook(partial(fit, site_of(name)))
+        for name, coder in coders(model)
+    ]
     model(random_tokens(tokens))
     for hook in hooks:
         hook.remove()
+
+
+def site_of(coder: str) -> str:
+    """Such as mlp.in, of the name of a coder."""
+    _, owner, slot = coder.rsplit(".", 2)
+    return f"{owner}.{slot.removesuffix('_neuron')}"
 
 
 def random_tokens(count: int) -> Tensor:
@@ -234,14 +292,12 @@ def random_tokens(count: int) -> Tensor:
 
 
 @torch.inference_mode()
-def race(
-    models: dict[str, LlambaForCausalLM], density: float, rounds: int
-) -> dict[str, Any]:
+def race(models: dict[str, LlambaForCausalLM], rounds: int) -> dict[str, Any]:
     """Each model decodes the same tokens, in turns."""
     prompt = random_tokens(16)
     caches = {name: model(prompt)[CACHE_NAME] for name, model in models.items()}
     taken: dict[str, list[float]] = {name: [] for name in models}
-    for call in track(range(rounds + 2), f"density {density}"):
+    for call in track(range(rounds + 2), "tokens"):
         token = random_tokens(1)
         for name, model in models.items():
             taken_now = seconds(partial(next_token, model, token, caches[name]))
@@ -251,7 +307,6 @@ def race(
     dense = {n: q["us"] for n, q in found.items() if n.startswith("dense")}
     spiking = {n: q["us"] for n, q in found.items() if n.startswith("spiking")}
     return {
-        "density": density,
         "measured_density": {
             name: read_share(models[name], caches[name]) for name in spiking
         },
@@ -316,6 +371,21 @@ def kernels_markdown(rows: list[dict[str, Any]], threads: int) -> str:
     return "\n".join(lines)
 
 
+def densities_markdown(rows: list[dict[str, Any]]) -> str:
+    """A table of docs/decoding.md."""
+    sites = list(rows[0]["densities"])
+    lines = [
+        "| time steps | perplexity, x dense | " + " | ".join(sites) + " |",
+        "|---|---" + "|---" * len(sites) + "|",
+    ]
+    for row in rows:
+        shares = " | ".join(f"{row['densities'][site]:.2f}" for site in sites)
+        lines.append(
+            f"| {row['time_steps']} | {row['perplexity_ratio']:.2f} | {shares} |"
+        )
+    return "\n".join(lines)
+
+
 def tokens_markdown(rows: list[dict[str, Any]]) -> str:
     """A table of docs/decoding.md: tokens a second, and ratios to the best dense."""
     names = list(rows[0]["models"])
@@ -338,7 +408,9 @@ def tokens_markdown(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure what was asked for and write it beside what is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sections", nargs="+", default=["kernels", "tokens"])
+    parser.add_argument(
+        "--sections", nargs="+", default=["kernels", "densities", "tokens"]
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=48, help="calls of each way")
     options = parser.parse_args()
@@ -346,12 +418,15 @@ def main() -> None:
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for section in options.sections:
         torch.manual_seed(0)
-        rows = []
-        for threads in options.threads:
-            if section == "kernels":
-                rows += kernel_rows(threads, options.rounds)
-            else:
-                rows += token_rows(LLAMBA_1B, threads, options.rounds // 3)
+        rows: list[dict[str, Any]] = []
+        if section == "densities":
+            rows = [calibrated_densities(steps) for steps in (1, 2, 3, 4)]
+        else:
+            for threads in options.threads:
+                if section == "kernels":
+                    rows += kernel_rows(threads, options.rounds)
+                else:
+                    rows += token_rows(LLAMBA_1B, threads, options.rounds // 3)
         results |= {
             "script": "benchmarks/decode.py",
             "machine": provenance.machine(),
@@ -364,6 +439,8 @@ def main() -> None:
         if "kernels" in results:
             print(f"threads: {threads}")
             print(kernels_markdown(results["kernels"], threads))
+    if "densities" in results:
+        print(densities_markdown(results["densities"]))
     if "tokens" in results:
         print(tokens_markdown(results["tokens"]))
 

@@ -35,6 +35,7 @@ from mar_snn.llamba.rows import (
 )
 from mar_snn.llamba.scan import LlambaScan
 from mar_snn.neurons.atmn import ATMNNode
+from mar_snn.sparse.decoding import DecodingPlan, optimize_for_decoding
 from mar_snn.spiking import fill_slots
 
 __all__ = ["LlambaForCausalLM", "LlambaModel", "LlambaPreTrainedModel"]
@@ -384,3 +385,10 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
             hidden_states=outputs.hidden_states,
             **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )
+
+    def optimize_for_decoding(self, **options: Any) -> DecodingPlan:
+        """Read only the weights of neurons that fired, in steps of few tokens.
+
+        In place; `mar_snn.sparse.optimize_for_decoding` has the options.
+        """
+        return optimize_for_decoding(self, **options)

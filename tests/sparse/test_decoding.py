@@ -31,7 +31,7 @@ def modules(model, kind):
 
 def test_every_projection_behind_a_coder_reads_by_input(model):
     expected = {name for name, _, _ in projections(model)}
-    optimize_for_decoding(model, **ALWAYS)
+    model.optimize_for_decoding(**ALWAYS)
     assert modules(model, EventLinear) == expected
     assert len(expected) == 2 * 5
     assert modules(model, DenseLinear) == {"lm_head"}
