@@ -9,8 +9,8 @@ the matrices of a shape take turns and fill many times the last-level cache. In 
 every way has a call, so the ratios are of calls side by side. `ideal` is the share of
 1 / density that was reached against the fastest dense product here, PyTorch's or ours.
 
-densities: the share of inputs with at least one spike in the tiny Llamba, calibrated and
-not trained, for one to four time steps, and what that does to the perplexity.
+densities: the share of inputs with at least one spike in the tiny Llamba, calibrated
+and not trained, for one to four time steps, and what that does to the perplexity.
 
 tokens: Llamba-1B with random weights, decoding one token after the other. Random
 weights have no firing rate of their own: the thresholds are set so that the share of
@@ -176,7 +176,7 @@ def index_select(linear: EventLinear, x: Tensor) -> Tensor:
 
 @cache
 def calibrated_densities(time_steps: int) -> dict[str, Any]:
-    """The share of inputs with a spike by site, in a model that reads our own sources."""
+    """Shares of inputs with a spike by site, in a model that reads our own sources."""
     model = LlambaForCausalLM.from_pretrained(TINY_LLAMBA, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(TINY_LLAMBA)
     seen, unseen = (
@@ -371,6 +371,22 @@ def kernels_markdown(rows: list[dict[str, Any]], threads: int) -> str:
     return "\n".join(lines)
 
 
+def libraries_markdown(rows: list[dict[str, Any]], threads: int = 1) -> str:
+    """A table of docs/decoding.md: bfloat16, times of all ways at one density."""
+    names = list(rows[0]["ways"])
+    lines = [
+        "| projection, density | " + " | ".join(names) + " |",
+        "|---" * (1 + len(names)) + "|",
+    ]
+    for row in rows:
+        if (row["weights"], row["threads"]) == ("bfloat16", threads) and (
+            row["density"] in (0.5, 0.1)
+        ):
+            cells = " | ".join(f"{row['ways'][name]['us']:.0f}" for name in names)
+            lines.append(f"| {row['shape']}, {row['density']} | {cells} |")
+    return "\n".join(lines)
+
+
 def densities_markdown(rows: list[dict[str, Any]]) -> str:
     """A table of docs/decoding.md."""
     sites = list(rows[0]["densities"])
@@ -439,6 +455,8 @@ def main() -> None:
         if "kernels" in results:
             print(f"threads: {threads}")
             print(kernels_markdown(results["kernels"], threads))
+    if "kernels" in results:
+        print(libraries_markdown(results["kernels"]))
     if "densities" in results:
         print(densities_markdown(results["densities"]))
     if "tokens" in results:

@@ -1,0 +1,64 @@
+"""What docs/decoding.md says is what was measured, and within what was promised."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results():
+    path = ROOT / "benchmarks" / "results" / "decode-cpu.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = ROOT / "benchmarks" / "decode.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_decoding", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_those_of_the_results(results, benchmark):
+    page = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
+    for threads in (1, 2):
+        assert benchmark.kernels_markdown(results["kernels"], threads) in page
+    assert benchmark.densities_markdown(results["densities"]) in page
+    assert benchmark.tokens_markdown(results["tokens"]) in page
+    assert benchmark.libraries_markdown(results["kernels"]) in page
+
+
+@pytest.mark.parametrize(("threads", "least"), [(1, 0.85), (2, 0.75)])
+def test_the_feed_forwards_reach_their_share_of_the_ideal(results, threads, least):
+    shares = [
+        row["ideal"]
+        for row in results["kernels"]
+        if row["threads"] == threads
+        and row["shape"] in ("gate_proj", "down_proj")
+        and row["weights"] == "bfloat16"
+    ]
+    assert len(shares) == 2 * 5
+    assert min(shares) >= least
+
+
+def test_the_dense_product_is_the_fastest_there_is(results):
+    for row in results["kernels"]:
+        dense = min(q["us"] for n, q in row["ways"].items() if n.startswith("dense"))
+        assert row["speedup"] == dense / row["ways"]["event-driven"]["us"]
+        assert row["ideal"] == row["speedup"] * row["density"]
+        # nothing that was measured fits a last-level cache
+        size = {"bfloat16": 2, "float32": 4, "int8": 1}[row["weights"]]
+        assert row["matrices"] * row["inputs"] * row["outputs"] * size >= 2**29
+
+
+def test_tokens_are_faster_by_what_was_promised(results):
+    rows = [row for row in results["tokens"] if row["density"] == 0.3]
+    assert [row["threads"] for row in rows] == [1, 2]
+    for row in rows:
+        assert abs(row["measured_density"]["spiking, same"] - 0.3) < 0.01
+    assert rows[0]["speedup"]["spiking, same"] >= 1.8
