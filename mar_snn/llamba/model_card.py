@@ -110,7 +110,7 @@ class CardedPreTrainedModel(PreTrainedModel):
             model_card(self, Path(save_directory).resolve().name).save(readme)
 
     def _upload_modified_files(
-        self, working_dir: str, repo_id: str, *args: Any, **kwargs: Any
+        self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any
     ) -> Any:
         # transformers has just put the hub's card here, or a blank one
         readme = Path(working_dir, "README.md")
