@@ -51,12 +51,12 @@ def load(folder: str | Path, **kwargs: Any) -> Any:
     if _is_of_mamba_ssm(folder):
         return _load_mamba_ssm(Path(folder), **kwargs)
     where = {name: kwargs[name] for name in _WHERE if name in kwargs}
-    config = kwargs.pop("config", None) or AutoConfig.from_pretrained(folder, **where)
+    config = kwargs.get("config") or AutoConfig.from_pretrained(folder, **where)
     if getattr(config, "spiking", None) is None:
         raise _dense(folder)
     model_class = _class_of(config)
     model, info = _with_coders(model_class).from_pretrained(
-        folder, config=config, output_loading_info=True, **kwargs
+        folder, output_loading_info=True, **kwargs
     )
     model.__class__ = model_class
     _assert_complete(folder, {k: info[k] for k in ("missing_keys", "unexpected_keys")})

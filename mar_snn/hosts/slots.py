@@ -1,5 +1,6 @@
 """Finds the modules of a model that have a plan, and fills their slots with coders."""
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -107,7 +108,7 @@ def fill(owner: Owner, coders: dict[str, nn.Module]) -> dict[str, nn.Module]:
 def _coder(owner: Owner, site: str, config: "SpikingConfig") -> nn.Module:
     """A new coder for a site, where its projections are, in float32."""
     module, names = owner.module, owner.plan.sites[site]
-    fed = [getattr(module, name, None) for name in names]
+    fed: list[Any] = [getattr(module, name, None) for name in names]
     widths = {getattr(projection, "in_features", None) for projection in fed}
     (width, *others) = widths
     if others or width is None:
@@ -117,8 +118,9 @@ def _coder(owner: Owner, site: str, config: "SpikingConfig") -> nn.Module:
             f"{', '.join(type(projection).__name__ for projection in fed)}"
         )
     coder = config.coder(width).train(module.training)
-    (device, *_) = (weight.device for weight in fed[0].parameters())  # type: ignore[union-attr]
-    return coder.to(device, torch.float32)
+    # of a quantized projection, the weights are buffers
+    weights = chain(fed[0].parameters(), fed[0].buffers())
+    return coder.to(next(weights).device, torch.float32)
 
 
 def _sites(
@@ -148,9 +150,8 @@ def _layers(
     )
     missing = [i for i in config.layers if i not in range(count)]
     if missing:
-        raise ValueError(
-            f"layers must lie in 0..{count - 1} for this model, got {missing}"
-        )
+        which = f"lie in 0..{count - 1}" if count else "be None"
+        raise ValueError(f"layers must {which} for this model, got {missing}")
     return set(config.layers)
 
 

@@ -197,6 +197,9 @@ class Feed(nn.Module):
         return self.w2(self.w1(x).relu())
 
 
+PLAN = Plan(sites={"mlp.in": ("w1",), "mlp.out": ("w2",)})
+
+
 @pytest.fixture
 def unknown():
     model = make_dense("Llama")
@@ -213,8 +216,7 @@ def test_an_unknown_architecture_is_told_how_to_write_a_plan(unknown):
 
 
 def test_a_plan_makes_it_known(unknown):
-    sites = {"mlp.in": ("w1",), "mlp.out": ("w2",)}
-    register_plan(Feed, Plan(sites=sites))
+    register_plan(Feed, PLAN)
     spikify(unknown)
     assert len(list(projections(unknown))) == 4
 
@@ -260,6 +262,44 @@ def test_a_part_that_cannot_be_run_is_refused_and_stays_dense():
     with pytest.raises(ValueError, match="ModuleList takes no input_ids"):
         spikify(layers)
     assert not list(coders(layers))
+
+
+class Plain(nn.Module):
+    """A model that knows nothing of transformers, and has no cache."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.feed = nn.Embedding(8, 16), Feed()
+
+    def forward(self, input_ids):
+        return self.feed(self.embedding(input_ids))
+
+
+def test_a_model_without_a_config_or_a_cache_can_spike():
+    register_plan(Feed, PLAN)
+    model = spikify(Plain())
+    assert [name for name, _ in coders(model)] == ["feed.in_neuron", "feed.out_neuron"]
+    assert not hasattr(model, "config")
+    with pytest.raises(ValueError, match=r"layers must be None .* got \[0\]"):
+        spikify(model, SpikingConfig(layers=(0,)))
+
+
+def test_a_projection_whose_weights_are_buffers_can_be_fed():
+    class Quantized(nn.Module):
+        in_features = 16
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scales", torch.ones(24, 16))
+
+        def forward(self, x):
+            return x @ self.scales.T
+
+    register_plan(Feed, PLAN)
+    model = Plain()
+    model.feed.w1 = Quantized()
+    spikify(model)
+    assert len(list(coders(model))) == 2
 
 
 def test_no_warning_where_there_are_no_experts():
