@@ -86,6 +86,7 @@ def _with_coders(model_class: Any) -> Any:
         spiking = config.spiking
         if isinstance(spiking, dict):  # Llamba's own config makes a SpikingConfig
             fill_slots(self, SpikingConfig(**spiking))
+            self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(True)
         kept = self._keep_in_fp32_modules_strict or ()
         self._keep_in_fp32_modules_strict = {*kept, "in_neuron", "out_neuron"}
 

@@ -26,21 +26,29 @@ class Owner(NamedTuple):
     plan: Plan
     #: indices of the blocks that it stands in: several where blocks share it
     layers: frozenset[int]
+    #: the name of one of its weights; of modules that are tied, one name for all
+    weight: str
 
 
 def owners(model: nn.Module) -> list[Owner]:
-    """The modules of a model that have a plan, each once, experts left out."""
+    """The modules of a model that have a plan, each once, experts left out.
+
+    Blocks may share a module, or have one each and share the weights.
+    """
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
     found: dict[nn.Module, Owner] = {}
+    layers: dict[str, frozenset[int]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         plan = plan_of(type(module))
         if plan is None or _EXPERTS in name.split("."):
             continue
-        layers = frozenset(i for i, _ in _places(model, name)[:1])
-        if module in found:
-            layers |= found[module].layers
-        first = found.get(module, Owner(name, module, plan, layers))
-        found[module] = first._replace(layers=layers)
-    return list(found.values())
+        (first, *_), *_ = plan.sites.values()
+        weight = tied.get(f"{name}.{first}.weight", f"{name}.{first}.weight")
+        owner = Owner(name, module, plan, frozenset(), weight)
+        weight = found.setdefault(module, owner).weight
+        here = frozenset(i for i, _ in _places(model, name)[:1])
+        layers[weight] = layers.get(weight, frozenset()) | here
+    return [owner._replace(layers=layers[owner.weight]) for owner in found.values()]
 
 
 def skipped(model: nn.Module) -> list[str]:
@@ -69,13 +77,16 @@ def insert_coders(
     sites = _sites(model, found, config)
     layers = _layers(model, found, config)
     planned = []
+    made: dict[tuple[str, str], nn.Module] = {}
     for owner in found:
         chosen = layers is None or layers & owner.layers
-        slots = {
-            site: _coder(owner, site, config)
-            for site in owner.plan.sites
-            if chosen and site in sites
-        }
+        slots = {}
+        for site in owner.plan.sites:
+            if chosen and site in sites:
+                key = (owner.weight, site)
+                if key not in made:
+                    made[key] = _coder(owner, site, config)
+                slots[site] = made[key]
         planned.append((owner, slots))
     if not any(slots for _, slots in planned):
         raise ValueError(
