@@ -70,7 +70,7 @@ HOSTS: dict[str, Host] = {
         | {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid", "mamba"]}
         | {"num_mem_blocks": 1, "chunk_size": 4, "n_mamba_heads": 4}
         | {"mamba_d_state": 4, "mamba_headdim": 8, "mamba_ngroups": 2},
-        "feed-forwards share weights, not coders; their adapters stay dense",
+        "feed-forwards share weights and coders; their adapters stay dense",
     ),
     "FalconH1": Host(
         _BLOCK

@@ -51,12 +51,12 @@ def load(folder: str | Path, **kwargs: Any) -> Any:
     if _is_of_mamba_ssm(folder):
         return _load_mamba_ssm(Path(folder), **kwargs)
     where = {name: kwargs[name] for name in _WHERE if name in kwargs}
-    config = kwargs.pop("config", None) or AutoConfig.from_pretrained(folder, **where)
+    config = kwargs.get("config") or AutoConfig.from_pretrained(folder, **where)
     if getattr(config, "spiking", None) is None:
         raise _dense(folder)
     model_class = _class_of(config)
     model, info = _with_coders(model_class).from_pretrained(
-        folder, config=config, output_loading_info=True, **kwargs
+        folder, output_loading_info=True, **kwargs
     )
     model.__class__ = model_class
     _assert_complete(folder, {k: info[k] for k in ("missing_keys", "unexpected_keys")})
@@ -86,6 +86,7 @@ def _with_coders(model_class: Any) -> Any:
         spiking = config.spiking
         if isinstance(spiking, dict):  # Llamba's own config makes a SpikingConfig
             fill_slots(self, SpikingConfig(**spiking))
+            self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(True)
         kept = self._keep_in_fp32_modules_strict or ()
         self._keep_in_fp32_modules_strict = {*kept, "in_neuron", "out_neuron"}
 

@@ -60,7 +60,8 @@ class SpikingConfig:
         gradient: "straight_through" or "surrogate".
         surrogate: name of a SpikingJelly surrogate, for `gradient="surrogate"`.
         detach_reset: whether the reset is left out of that gradient.
-        sites: any of "mixer.in", "mixer.out", "mlp.in", "mlp.out".
+        sites: any of "mixer.in", "mixer.out", "mlp.in", "mlp.out"; all four stand for
+            those that a model has.
         layers: indices of the blocks; None for all.
 
     Raises:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mar_snn.hosts.plans import SITE_NAMES
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.neurons import ATMNCoder, LIFCoder, listen_to_spikes
 from mar_snn.spiking import (
@@ -272,6 +273,7 @@ def test_a_projection_of_the_decoded_value_is_the_sum_over_the_spike_planes(
 
 def test_the_sites_are_the_four_of_the_paper():
     assert list(SITES) == ["mixer.in", "mixer.out", "mlp.in", "mlp.out"]
+    assert tuple(SITES) == SITE_NAMES
 
 
 def test_every_projection_is_listed_with_the_coder_that_feeds_it(model):

@@ -1,5 +1,6 @@
 """Finds the modules of a model that have a plan, and fills their slots with coders."""
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -25,21 +26,29 @@ class Owner(NamedTuple):
     plan: Plan
     #: indices of the blocks that it stands in: several where blocks share it
     layers: frozenset[int]
+    #: the name of one of its weights; of modules that are tied, one name for all
+    weight: str
 
 
 def owners(model: nn.Module) -> list[Owner]:
-    """The modules of a model that have a plan, each once, experts left out."""
+    """The modules of a model that have a plan, each once, experts left out.
+
+    Blocks may share a module, or have one each and share the weights.
+    """
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
     found: dict[nn.Module, Owner] = {}
+    layers: dict[str, frozenset[int]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         plan = plan_of(type(module))
         if plan is None or _EXPERTS in name.split("."):
             continue
-        layers = frozenset(i for i, _ in _places(model, name)[:1])
-        if module in found:
-            layers |= found[module].layers
-        first = found.get(module, Owner(name, module, plan, layers))
-        found[module] = first._replace(layers=layers)
-    return list(found.values())
+        (first, *_), *_ = plan.sites.values()
+        weight = tied.get(f"{name}.{first}.weight", f"{name}.{first}.weight")
+        owner = Owner(name, module, plan, frozenset(), weight)
+        weight = found.setdefault(module, owner).weight
+        here = frozenset(i for i, _ in _places(model, name)[:1])
+        layers[weight] = layers.get(weight, frozenset()) | here
+    return [owner._replace(layers=layers[owner.weight]) for owner in found.values()]
 
 
 def skipped(model: nn.Module) -> list[str]:
@@ -68,13 +77,16 @@ def insert_coders(
     sites = _sites(model, found, config)
     layers = _layers(model, found, config)
     planned = []
+    made: dict[tuple[str, str], nn.Module] = {}
     for owner in found:
         chosen = layers is None or layers & owner.layers
-        slots = {
-            site: _coder(owner, site, config)
-            for site in owner.plan.sites
-            if chosen and site in sites
-        }
+        slots = {}
+        for site in owner.plan.sites:
+            if chosen and site in sites:
+                key = (owner.weight, site)
+                if key not in made:
+                    made[key] = _coder(owner, site, config)
+                slots[site] = made[key]
         planned.append((owner, slots))
     if not any(slots for _, slots in planned):
         raise ValueError(
@@ -107,7 +119,7 @@ def fill(owner: Owner, coders: dict[str, nn.Module]) -> dict[str, nn.Module]:
 def _coder(owner: Owner, site: str, config: "SpikingConfig") -> nn.Module:
     """A new coder for a site, where its projections are, in float32."""
     module, names = owner.module, owner.plan.sites[site]
-    fed = [getattr(module, name, None) for name in names]
+    fed: list[Any] = [getattr(module, name, None) for name in names]
     widths = {getattr(projection, "in_features", None) for projection in fed}
     (width, *others) = widths
     if others or width is None:
@@ -117,8 +129,9 @@ def _coder(owner: Owner, site: str, config: "SpikingConfig") -> nn.Module:
             f"{', '.join(type(projection).__name__ for projection in fed)}"
         )
     coder = config.coder(width).train(module.training)
-    (device, *_) = (weight.device for weight in fed[0].parameters())  # type: ignore[union-attr]
-    return coder.to(device, torch.float32)
+    # of a quantized projection, the weights are buffers
+    weights = chain(fed[0].parameters(), fed[0].buffers())
+    return coder.to(next(weights).device, torch.float32)
 
 
 def _sites(
@@ -148,9 +161,8 @@ def _layers(
     )
     missing = [i for i in config.layers if i not in range(count)]
     if missing:
-        raise ValueError(
-            f"layers must lie in 0..{count - 1} for this model, got {missing}"
-        )
+        which = f"lie in 0..{count - 1}" if count else "be None"
+        raise ValueError(f"layers must {which} for this model, got {missing}")
     return set(config.layers)
 
 

@@ -11,6 +11,7 @@ from tiny_hosts import HOSTS, make_dense, make_spiking, tokens
 from torch import nn
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
+from mar_snn import load
 from mar_snn.hosts import Plan, plans, register_plan, skipped
 from mar_snn.hosts.slots import owners
 from mar_snn.neurons import LIFCoder
@@ -53,13 +54,28 @@ def test_a_projection_reads_the_code_and_nothing_else_changes():
     torch.testing.assert_close(mlp(x), mlp.down_proj(mlp.out_neuron(y)))
 
 
-def test_each_place_of_a_shared_feed_forward_has_its_thresholds_and_one_weight():
+def test_modules_whose_weights_are_tied_share_their_coders():
     model = make_spiking("Zamba2")
     one, two = (model.model.layers[i].shared_transformer.feed_forward for i in (1, 3))
+    assert one is not two
     assert one.gate_up_proj.weight is two.gate_up_proj.weight
-    assert one.in_neuron is not two.in_neuron
-    thresholds = [module.in_neuron.v_threshold for module in (one, two)]
-    assert not torch.equal(*thresholds)
+    assert (one.in_neuron, one.out_neuron) == (two.in_neuron, two.out_neuron)
+    before = model(**tokens()).logits
+    model.tie_weights()
+    assert torch.equal(model(**tokens()).logits, before)
+
+
+def test_tied_modules_spike_where_one_of_their_blocks_is_chosen(tmp_path):
+    model = spikify(make_dense("Zamba2"), SpikingConfig(sites=("mlp.in",), layers=(3,)))
+    name = "shared_transformer.feed_forward"
+    assert [name for name, _ in coders(model)] == [f"model.layers.1.{name}.in_neuron"]
+    assert [found for found, _, _ in projections(model)] == [
+        f"model.layers.{i}.{name}.gate_up_proj" for i in (1, 3)
+    ]
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert torch.equal(loaded(**tokens()).logits, model(**tokens()).logits)
+    assert len(list(coders(loaded))) == 1
 
 
 def test_a_module_in_two_blocks_is_made_spiking_once_and_in_both():
@@ -111,8 +127,11 @@ def test_weights_and_their_keys_are_those_of_the_dense_model(name):
     before, after = dense.state_dict(), spiking.state_dict()
     assert list(before) == [key for key in after if key in before]
     assert all(torch.equal(before[key], after[key]) for key in before)
-    added = {f"{name}.neuron.a" for name, _ in coders(spiking)}
-    assert set(after) - set(before) == added
+    added = {key: after[key] for key in after if key not in before}
+    assert all(key.endswith("_neuron.neuron.a") for key in added)
+    # a key for each place, a tensor for each coder
+    places = {tensor.data_ptr() for tensor in added.values()}
+    assert len(places) == len(list(coders(spiking)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -197,6 +216,9 @@ class Feed(nn.Module):
         return self.w2(self.w1(x).relu())
 
 
+PLAN = Plan(sites={"mlp.in": ("w1",), "mlp.out": ("w2",)})
+
+
 @pytest.fixture
 def unknown():
     model = make_dense("Llama")
@@ -213,8 +235,7 @@ def test_an_unknown_architecture_is_told_how_to_write_a_plan(unknown):
 
 
 def test_a_plan_makes_it_known(unknown):
-    sites = {"mlp.in": ("w1",), "mlp.out": ("w2",)}
-    register_plan(Feed, Plan(sites=sites))
+    register_plan(Feed, PLAN)
     spikify(unknown)
     assert len(list(projections(unknown))) == 4
 
@@ -260,6 +281,44 @@ def test_a_part_that_cannot_be_run_is_refused_and_stays_dense():
     with pytest.raises(ValueError, match="ModuleList takes no input_ids"):
         spikify(layers)
     assert not list(coders(layers))
+
+
+class Plain(nn.Module):
+    """A model that knows nothing of transformers, and has no cache."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.feed = nn.Embedding(8, 16), Feed()
+
+    def forward(self, input_ids):
+        return self.feed(self.embedding(input_ids))
+
+
+def test_a_model_without_a_config_or_a_cache_can_spike():
+    register_plan(Feed, PLAN)
+    model = spikify(Plain())
+    assert [name for name, _ in coders(model)] == ["feed.in_neuron", "feed.out_neuron"]
+    assert not hasattr(model, "config")
+    with pytest.raises(ValueError, match=r"layers must be None .* got \[0\]"):
+        spikify(model, SpikingConfig(layers=(0,)))
+
+
+def test_a_projection_whose_weights_are_buffers_can_be_fed():
+    class Quantized(nn.Module):
+        in_features = 16
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scales", torch.ones(24, 16))
+
+        def forward(self, x):
+            return x @ self.scales.T
+
+    register_plan(Feed, PLAN)
+    model = Plain()
+    model.feed.w1 = Quantized()
+    spikify(model)
+    assert len(list(coders(model))) == 2
 
 
 def test_no_warning_where_there_are_no_experts():

@@ -128,6 +128,10 @@ def test_a_model_without_a_head_comes_back(tmp_path):
     assert len(thresholds(loaded)) == 4
 
 
+def test_fields_of_the_config_may_be_changed_while_loading(folder):
+    assert load(folder, use_cache=False).config.use_cache is False
+
+
 def test_the_config_may_be_passed(folder):
     config = transformers.AutoConfig.from_pretrained(folder)
     config.spiking["layers"] = [1]
