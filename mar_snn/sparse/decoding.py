@@ -95,18 +95,27 @@ def optimize_for_decoding(
             f"{type(model).__name__} has no coders, so no weight could be left unread: "
             "call spikify and calibrate, or load a spiking checkpoint"
         )
+    if any(isinstance(projection, EventLinear) for _, projection, _ in found):
+        raise ValueError(
+            "this model is optimized already; load it again for other options"
+        )
     if head not in ("same", "int8"):
         raise ValueError(f"head must be 'same' or 'int8', got {head!r}")
     if break_even is not None and not 0.0 <= break_even <= 1.0:
         raise ValueError(f"break_even is a density, 0 to 1, got {break_even}")
     shapes: dict[tuple[int, int], list[EventLinear]] = defaultdict(list)
+    made: dict[tuple[int, int], EventLinear] = {}
     for name, projection, coder in tqdm(found, desc="weights by input", leave=False):
-        linear = EventLinear(projection, weights=weights, max_rows=max_rows)
-        model.set_submodule(name, linear)
-        shapes[linear.in_features, linear.out_features].append(linear)
-        if isinstance(coder, ATMNCoder) and not native.obstacle():
-            on_cpu = coder.neuron.a.device.type == "cpu"
-            coder.neuron.backend = "native" if on_cpu else coder.neuron.backend
+        # layers that are tied in the model read the same copy
+        key = id(projection.weight), id(projection.bias)
+        if key not in made:
+            linear = EventLinear(projection, weights=weights, max_rows=max_rows)
+            shapes[linear.in_features, linear.out_features].append(linear)
+            made[key] = linear
+        model.set_submodule(name, made[key])
+        if isinstance(coder, ATMNCoder) and coder.neuron.backend == "auto":
+            if coder.neuron.a.is_cpu and not native.obstacle():
+                coder.neuron.backend = "native"
     _lay_out_head(model, head, max_rows)
     planned = []
     for (inputs, outputs), linears in shapes.items():

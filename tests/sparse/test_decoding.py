@@ -194,6 +194,19 @@ def test_what_cannot_be_is_refused(model, wrong, sentence):
         optimize_for_decoding(model, **(ALWAYS | wrong))
 
 
+def test_a_model_is_optimized_once(model):
+    optimize_for_decoding(model, **ALWAYS)
+    with pytest.raises(ValueError, match="optimized already; load it again"):
+        optimize_for_decoding(model, weights="int8")
+
+
+def test_a_backend_that_was_chosen_stays(model):
+    for _, coder in coders(model):
+        coder.neuron.backend = "torch"
+    optimize_for_decoding(model, **ALWAYS)
+    assert {coder.neuron.backend for _, coder in coders(model)} == {"torch"}
+
+
 def test_a_model_without_a_head_is_optimized_too(model, ids):
     with torch.no_grad():
         expected = model.backbone(ids[:, :1]).last_hidden_state
