@@ -113,9 +113,8 @@ def optimize_for_decoding(
             shapes[linear.in_features, linear.out_features].append(linear)
             made[key] = linear
         model.set_submodule(name, made[key])
-        if isinstance(coder, ATMNCoder) and coder.neuron.backend == "auto":
-            if coder.neuron.a.is_cpu and not native.obstacle():
-                coder.neuron.backend = "native"
+        if isinstance(coder, ATMNCoder):
+            _run_in_c(coder)
     _lay_out_head(model, head, max_rows)
     planned = []
     for (inputs, outputs), linears in shapes.items():
@@ -185,6 +184,13 @@ def _lay_out_head(model: Any, head: str, max_rows: int) -> None:
     kind = EventLinear if head == "int8" and embeddings.weight.is_cuda else DenseLinear
     (name,) = (name for name, m in model.named_modules() if m is embeddings)
     model.set_submodule(name, kind(embeddings, weights=head, max_rows=max_rows))
+
+
+def _run_in_c(coder: ATMNCoder) -> None:
+    """Where nobody has chosen a backend, and C can be one."""
+    node = coder.neuron
+    if node.backend == "auto" and node.a.is_cpu and not native.obstacle():
+        node.backend = "native"
 
 
 def _kernel(stored: Tensor) -> str:

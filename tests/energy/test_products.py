@@ -306,3 +306,27 @@ def test_rows_that_fire_on_the_right_choose_columns_on_the_left(fire, count_mode
     assert row.moved == ByteCounts(
         weight_dense=24, weight_touched=16, spike_bitmap=3, activation=32
     )
+
+
+class Experts(nn.Module):
+    """Two matrices [4, 8]; the first two rows go to one, the third to the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 4, 8, dtype=torch.bfloat16))
+
+    def forward(self, x):
+        offsets = torch.tensor([2, 3], dtype=torch.int32)
+        torch.histc(offsets.float(), 2, 0, 3)
+        return torch.ops.aten._grouped_mm(x.bfloat16(), self.weight, offsets)
+
+
+def test_a_row_meets_the_matrix_of_its_expert_alone(count_dense):
+    # 3 rows · 4 · 8
+    assert count_dense(Experts(), torch.ones(3, 4)) == OpCounts(dense_mac=96, mac=96)
+
+
+def test_spikes_add_the_weights_of_their_expert(count_spikes):
+    # 3 spikes, each reaching 8 outputs
+    counts = count_spikes(Experts(), [[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    assert counts == spiking(96, add=24)

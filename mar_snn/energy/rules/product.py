@@ -59,6 +59,15 @@ def price_product_with_bias(call: OpCall) -> Cost:
     return price_projection(call, call.args[1], call.args[2], bias=bias, extra=extra)
 
 
+@register_op_rule(_aten._grouped_mm.default)
+def price_grouped_product(call: OpCall) -> Cost | None:
+    """Rows of A, each times the one matrix of B that its group has: experts."""
+    a, b = call.args[:2]
+    if (a.dim(), b.dim()) != (2, 3):
+        return None
+    return price_projection(call, a, b, bias=call.argument(3, "bias"))
+
+
 @register_op_rule(_aten.mv.default, _aten.dot.default, _aten.vdot.default)
 def price_product_with_vector(call: OpCall) -> Cost:
     """A @ v or u · v."""

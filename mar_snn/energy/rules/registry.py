@@ -298,4 +298,6 @@ _FREE = (
     # choices by a mask, logic, signs
     | packets("abs abs_ all any bitwise_and bitwise_not bitwise_or logical_and")
     | packets("logical_not logical_or masked_fill masked_fill_ neg neg_ where")
+    # how many tokens a router sends where
+    | packets("histc")
 )
