@@ -309,11 +309,11 @@ def test_rows_that_fire_on_the_right_choose_columns_on_the_left(fire, count_mode
 
 
 class Experts(nn.Module):
-    """Two matrices [4, 8]; the first two rows go to one, the third to the other."""
+    """Two matrices [8, 8]; the first two rows go to one, the third to the other."""
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(2, 4, 8, dtype=torch.bfloat16))
+        self.weight = nn.Parameter(torch.ones(2, 8, 8, dtype=torch.bfloat16))
 
     def forward(self, x):
         offsets = torch.tensor([2, 3], dtype=torch.int32)
@@ -322,11 +322,11 @@ class Experts(nn.Module):
 
 
 def test_a_row_meets_the_matrix_of_its_expert_alone(count_dense):
-    # 3 rows · 4 · 8
-    assert count_dense(Experts(), torch.ones(3, 4)) == OpCounts(dense_mac=96, mac=96)
+    # 3 rows · 8 · 8
+    assert count_dense(Experts(), torch.ones(3, 8)) == OpCounts(dense_mac=192, mac=192)
 
 
 def test_spikes_add_the_weights_of_their_expert(count_spikes):
     # 3 spikes, each reaching 8 outputs
-    counts = count_spikes(Experts(), [[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-    assert counts == spiking(96, add=24)
+    counts = count_spikes(Experts(), torch.eye(8)[[0, 3, 7]].tolist())
+    assert counts == spiking(192, add=24)
