@@ -32,7 +32,7 @@ from mar_snn.spiking import projections
 console = Console()
 STUDENT = "outputs/distill_llamba"
 #: tokens of a reply that are counted
-COUNTED = 16
+COUNTED = 8
 
 
 class Stopwatch(TextStreamer):

@@ -68,28 +68,51 @@ static inline vector load_i8(const int8_t *from)
 #endif
 }
 
-/* The inputs that are not zero in any row of x, in order, and their values times their
- * scale, input by input. Both lists are filled up to a multiple of ROWS with products
- * that add nothing. Returns how many inputs there are, or -1 if more than `most`. */
+/* The inputs that are not zero in any row of x, in order; NaN is not. */
+static inline __attribute__((always_inline)) int64_t
+list_active(const float *x, int64_t batch, int64_t inputs, int32_t *active)
+{
+    int64_t count = 0, k = 0;
+#ifdef __AVX512F__ /* sixteen at a time; what a store writes too much, the next covers */
+    const __m512i lanes =
+        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (; k + LANES <= inputs; k += LANES) {
+        __mmask16 fires = 0;
+        for (int64_t b = 0; b < batch; b++)
+            fires |= _mm512_cmp_ps_mask(_mm512_loadu_ps(x + b * inputs + k),
+                                        _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        const __m512i here = _mm512_add_epi32(lanes, _mm512_set1_epi32((int32_t)k));
+        _mm512_storeu_si512(active + count, _mm512_maskz_compress_epi32(fires, here));
+        count += __builtin_popcount(fires);
+    }
+#endif
+    for (; k < inputs; k++) {
+        int fires = 0;
+        for (int64_t b = 0; b < batch; b++)
+            fires |= x[b * inputs + k] != 0;
+        active[count] = (int32_t)k;
+        count += fires;
+    }
+    return count;
+}
+
+/* The active inputs, and their values times their scale, input by input. Both lists are
+ * filled up to a multiple of ROWS with products that add nothing. Returns how many
+ * inputs are active, or -1 if more than `most`. */
 static inline __attribute__((always_inline)) int64_t
 compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64_t most,
         int32_t *active, float *factor)
 {
-    int64_t count = 0;
-    for (int64_t k = 0; k < inputs; k++) {
-        int fires = 0;
-        for (int64_t b = 0; b < batch; b++)
-            fires |= x[b * inputs + k] != 0; /* NaN, too */
-        active[count] = (int32_t)k;
-        count += fires;
-    }
+    const int64_t count = list_active(x, batch, inputs, active);
     if (count > most)
         return -1;
     for (int64_t i = 0; i < count; i++)
-        for (int64_t b = 0; b < batch; b++) {
-            const float value = x[b * inputs + active[i]];
-            factor[i * batch + b] = scale ? value * scale[active[i]] : value;
-        }
+        for (int64_t b = 0; b < batch; b++)
+            factor[i * batch + b] = x[b * inputs + active[i]];
+    if (scale)
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t b = 0; b < batch; b++)
+                factor[i * batch + b] *= scale[active[i]];
     for (int64_t i = count; i % ROWS; i++) {
         active[i] = active[count - 1];
         memset(factor + i * batch, 0, batch * sizeof *factor);
@@ -136,7 +159,7 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
                           const WEIGHT *w, int64_t outputs, const float *scale,        \
                           int64_t most, float *y, int threads)                         \
     {                                                                                  \
-        int32_t *active = malloc((inputs + ROWS) * sizeof *active);                    \
+        int32_t *active = malloc((inputs + LANES) * sizeof *active);                   \
         float *factor = malloc((inputs + ROWS) * batch * sizeof *factor);              \
         int64_t count = -1;                                                            \
         if (active && factor)                                                          \
