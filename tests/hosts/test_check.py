@@ -139,6 +139,23 @@ def test_a_coder_that_decoding_leaves_out_is_named():
     assert not list(coders(model))
 
 
+def test_a_coder_that_decoding_calls_twice_is_named():
+    model = make_dense("Llama")
+    plain = type(model.model.layers[1].mlp)
+
+    class Twice(plain):
+        def forward(self, x):
+            if x.shape[1] == 1:
+                self.gate_proj(x.clone())
+            return plain.forward(self, x)
+
+    model.model.layers[1].mlp.__class__ = Twice
+    with pytest.raises(
+        RuntimeError, match=r"from model\.layers\.1\.mlp\.in_neuron while it reads"
+    ):
+        spikify(model)
+
+
 def test_a_state_that_decoding_forgets_is_found():
     model = make_dense("Mamba2")
     plain = type(model.backbone.layers[0].mixer)
