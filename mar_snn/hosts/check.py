@@ -90,11 +90,12 @@ def _readings_of_transformers(
         output = model(input_ids=ids[:, :-1], use_cache=True)
         yield _first(output)
         # what transformers calls it depends on the model, and from 5.24 on no longer
+        named = output if isinstance(output, dict) else {}
         names = ("cache", "past_key_values", "cache_params")
-        name = next((name for name in names if output.get(name) is not None), None)
+        name = next((name for name in names if named.get(name) is not None), None)
         if name is None:
             return
-        last = {"input_ids": ids[:, -1:], name: output[name]}
+        last = {"input_ids": ids[:, -1:], name: named[name]}
         if "position_ids" in takes:  # which not every model counts by itself
             last["position_ids"] = ids.new_tensor([[_TOKENS - 1]])
         yield _first(model(**last, use_cache=True))

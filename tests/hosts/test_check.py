@@ -1,5 +1,7 @@
 """What the check after a conversion finds, and what it leaves alone."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,19 +39,33 @@ def fused(zxbcdt, *args, outproj_weight=None, **kwargs):
     return F.linear(zxbcdt[..., : outproj_weight.shape[1]], outproj_weight)
 
 
-def test_the_fused_kernel_that_multiplies_with_out_proj_is_turned_off(monkeypatch):
-    called = []
-    monkeypatch.setattr(
-        modeling_mamba2,
-        "mamba2_split_conv1d_scan_combined",
-        lambda *args, **kwargs: called.append(1) or fused(*args, **kwargs),
-    )
-    dense = make_dense("Mamba2").train()
-    dense(**tokens())
-    assert len(called) == 2
-    model = spikify(dense)
-    model(**tokens())
-    assert len(called) == 2
+FUSED = {
+    "Mamba": "mamba_inner_fn",
+    "FalconMamba": "mamba_inner_fn",
+    "Mamba2": "mamba2_split_conv1d_scan_combined",
+    "Bamba": "mamba2_split_conv1d_scan_combined",
+    "Zamba2": "mamba2_split_conv1d_scan_combined",
+    "FalconH1": "mamba2_split_conv1d_scan_combined",
+    "NemotronH": "mamba2_split_conv1d_scan_combined",
+    "GraniteMoeHybrid": "mamba2_split_conv1d_scan_combined",
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.filterwarnings("ignore:these experts stay dense")
+def test_the_kernel_that_multiplies_with_out_proj_is_turned_off(name, monkeypatch):
+    """For the modules that spike, in training, where transformers would call it."""
+    dense, called = make_dense(name).train(), []
+    mixers = [o.module for o in owners(dense) if "mixer.in" in o.plan.sites]
+    home = sys.modules[type(mixers[0]).__module__]
+    monkeypatch.setattr(home, FUSED[name], lambda *args, **kwargs: called.append(1))
+    dense(**tokens(), use_cache=False)
+    assert len(called) == len(mixers)
+    spiking = spikify(dense)
+    spiking.train()(**tokens(), use_cache=False)
+    assert len(called) == len(mixers)
+    make_dense(name).train()(**tokens(), use_cache=False)
+    assert len(called) == 2 * len(mixers)
 
 
 def test_without_the_override_the_weight_is_missed(monkeypatch):
@@ -121,6 +137,23 @@ def test_a_coder_that_decoding_leaves_out_is_named():
     with pytest.raises(RuntimeError, match=r"backbone.layers.0.* reads from a cache"):
         spikify(model)
     assert not list(coders(model))
+
+
+def test_a_coder_that_decoding_calls_twice_is_named():
+    model = make_dense("Llama")
+    plain = type(model.model.layers[1].mlp)
+
+    class Twice(plain):
+        def forward(self, x):
+            if x.shape[1] == 1:
+                self.gate_proj(x.clone())
+            return plain.forward(self, x)
+
+    model.model.layers[1].mlp.__class__ = Twice
+    with pytest.raises(
+        RuntimeError, match=r"from model\.layers\.1\.mlp\.in_neuron while it reads"
+    ):
+        spikify(model)
 
 
 def test_a_state_that_decoding_forgets_is_found():

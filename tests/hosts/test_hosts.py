@@ -276,6 +276,12 @@ def test_a_mixer_by_itself_can_spike(name):
     assert [name for name, _, _ in projections(mixer)] == ["in_proj", "out_proj"]
 
 
+def test_a_mixer_without_a_place_in_a_cache_can_spike():
+    mixer = make_dense("mamba_ssm Mamba2").backbone.layers[0].mixer
+    mixer.layer_idx = None
+    assert len(list(coders(spikify(mixer)))) == 2
+
+
 def test_a_part_that_cannot_be_run_is_refused_and_stays_dense():
     layers = make_dense("Llama").model.layers
     with pytest.raises(ValueError, match="ModuleList takes no input_ids"):
@@ -301,6 +307,15 @@ def test_a_model_without_a_config_or_a_cache_can_spike():
     assert not hasattr(model, "config")
     with pytest.raises(ValueError, match=r"layers must be None .* got \[0\]"):
         spikify(model, SpikingConfig(layers=(0,)))
+
+
+def test_a_model_that_takes_any_argument_and_has_no_cache_can_spike():
+    class Lenient(Plain):
+        def forward(self, input_ids, **kwargs):
+            return super().forward(input_ids)
+
+    register_plan(Feed, PLAN)
+    assert len(list(coders(spikify(Lenient())))) == 2
 
 
 def test_a_projection_whose_weights_are_buffers_can_be_fed():

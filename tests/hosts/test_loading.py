@@ -173,6 +173,19 @@ def test_a_dense_model_is_refused(tmp_path):
         load(tmp_path)
 
 
+def test_a_repository_that_does_not_exist_is_an_error_of_the_hub():
+    with pytest.raises(OSError, match="couldn't"):
+        load("nobody/nothing", local_files_only=True)
+
+
+def test_a_model_in_16_bits_comes_back_in_16_bits(tmp_path):
+    model = make_spiking("Mamba2").bfloat16()
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.lm_head.weight.dtype == torch.bfloat16
+    assert_same(loaded, model)
+
+
 def test_a_class_that_nobody_has_is_refused(folder):
     path = folder / "config.json"
     config = json.loads(path.read_text())
