@@ -6,7 +6,7 @@ On a CPU both run in C where there is a compiler; on a GPU the first is a Triton
 and PyTorch's own product, which is fast there, does the second. Each has its reference
 in PyTorch, which also runs where there is neither.
 
-K inputs · N outputs · B rows, of which there are few.
+K inputs · N outputs; rows of x, of which there are few, along all axes but the last.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from mar_snn.neurons import native
@@ -37,27 +37,28 @@ _NATIVE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "i8"}
 
 
 def event_linear(
-    x: Float[Tensor, "B K"],
-    weight: Num[Tensor, "K N"],
+    x: Float[Tensor, "*batch K"],
+    weight: Num[Tensor, "N K"],
     bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " K"] | None = None,
     *,
     break_even: float = 1.0,
-) -> Float[Tensor, "B N"]:
-    """(x · scale) W + bias, from the rows of W whose input fired.
+) -> Float[Tensor, "*batch N"]:
+    """(x · scale) Wᵀ + bias, from the weights of the inputs that fired.
 
-    A row is read if its input is not zero in some row of x, and then once, whatever the
+    An input's are read if it is not zero in some row of x, and then once, whatever the
     number of time steps or of rows. The decoded value of a coder is already the sum of
     its spikes times the threshold: sign, weights of the steps and threshold are one
-    factor for a row.
+    factor for all weights of an input.
 
     Args:
         x: decoded spikes, mostly zeros.
-        weight: the transpose of nn.Linear's, contiguous; int8 with a scale.
+        weight: nn.Linear's, int8 with a scale; stored input by input, which means that
+            its transpose is contiguous.
         bias: added to the sums.
-        scale: of each row of int8 weights.
-        break_even: the density above which all rows are read by a dense product. On a
-            GPU the density is not known before the kernel runs: it is not looked at.
+        scale: of the int8 weights of each input.
+        break_even: the density above which all weights are read by a dense product. On
+            a GPU the density is not known before the kernel runs: it is not looked at.
 
     Returns:
         y in the dtype of x; the sums are float32, or float64 where x is.
@@ -66,37 +67,37 @@ def event_linear(
 
 
 def dense_linear(
-    x: Float[Tensor, "B K"],
+    x: Float[Tensor, "*batch K"],
     weight: Num[Tensor, "N K"],
     bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " N"] | None = None,
-) -> Float[Tensor, "B N"]:
+) -> Float[Tensor, "*batch N"]:
     """The product x Wᵀ · scale + bias, of nn.Linear's weights or of int8 ones."""
     return torch.ops.mar_snn.dense_linear(x, weight, bias, scale)
 
 
 def event_linear_reference(
-    x: Float[Tensor, "B K"],
-    weight: Num[Tensor, "K N"],
+    x: Float[Tensor, "*batch K"],
+    weight: Num[Tensor, "N K"],
     bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " K"] | None = None,
-) -> Float[Tensor, "B N"]:
+) -> Float[Tensor, "*batch N"]:
     """What `event_linear` computes, in PyTorch's own operations."""
     wide = _wide(x.dtype)
-    (active,) = (x != 0).any(0).nonzero(as_tuple=True)
-    factors = x[:, active].to(wide)
+    active = _active(x).nonzero().squeeze(1)
+    factors = x[..., active].to(wide)
     if scale is not None:
         factors = factors * scale[active]
-    y = factors @ weight[active].to(wide)
+    y = factors @ weight.t()[active].to(wide)
     return (y if bias is None else y + bias).to(x.dtype)
 
 
 def dense_linear_reference(
-    x: Float[Tensor, "B K"],
+    x: Float[Tensor, "*batch K"],
     weight: Num[Tensor, "N K"],
     bias: Float[Tensor, " N"] | None = None,
     scale: Float[Tensor, " N"] | None = None,
-) -> Float[Tensor, "B N"]:
+) -> Float[Tensor, "*batch N"]:
     """What `dense_linear` computes, in PyTorch's own operations."""
     if scale is None:
         return F.linear(x, weight, bias)
@@ -127,18 +128,19 @@ def _library() -> ctypes.CDLL | None:
 
 
 @cache
-def _function(name: str) -> Any:
+def _function(kernel: str, dtype: torch.dtype) -> Any:
     """A function of projections.c; declared, it takes plain integers."""
-    function = getattr(_library(), name)
-    size, pointer = ctypes.c_int64, ctypes.c_void_p
-    most = [size] if name.startswith("gather") else []
-    function.argtypes = [
-        *(pointer, size, size, pointer, size, pointer),
-        *most,
-        *(pointer, ctypes.c_int),
-    ]
+    function = getattr(_library(), f"{kernel}_{_NATIVE[dtype]}")
+    size, flag, pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_void_p
+    most = [size] if kernel == "gather" else []
+    x, weight = [pointer, flag, size, size], [pointer, size, pointer]
+    function.argtypes = [*x, *weight, *most, pointer, flag]
     function.restype = size
     return function
+
+
+def _active(x: Float[Tensor, "*batch K"]) -> Bool[Tensor, " K"]:
+    return (x != 0).flatten(0, -2).any(0) if x.dim() > 1 else x != 0
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -168,25 +170,25 @@ def _event_linear(
         from mar_snn.sparse.triton_kernels import event_linear as launch
 
         return launch(x, weight, bias, scale)
-    most = int(break_even * len(weight))
-    if runs_native(x, weight):
-        y, read = _run("gather", x, weight, weight.shape[1], bias, scale, most)
+    most = int(break_even * weight.shape[1])
+    if runs_native(x, weight) and weight.t().is_contiguous():
+        y, read = _run("gather", x, weight, bias, scale, most)
         if read >= 0:
             return y
-    elif int((x != 0).any(0).sum()) <= most:
+    elif int(_active(x).sum()) <= most:
         return event_linear_reference(x, weight, bias, scale)
     if scale is None:
-        return F.linear(x, weight.t(), bias)
-    return dense_linear_reference(
-        (x.to(scale) * scale).to(x.dtype), weight.t().to(x.dtype), bias
-    )
+        return F.linear(x, weight, bias)
+    return F.linear((x.to(scale) * scale).to(x.dtype), weight.to(x.dtype), bias)
 
 
 def _dense_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None
 ) -> Tensor:
-    if runs_native(x, weight):
-        return _run("dot", x, weight, weight.shape[0], bias, scale)[0]
+    if runs_native(x, weight) and weight.is_contiguous():
+        y, read = _run("dot", x, weight, bias, scale)
+        if read >= 0:
+            return y
     return dense_linear_reference(x, weight, bias, scale)
 
 
@@ -194,17 +196,19 @@ def _run(
     kernel: str,
     x: Tensor,
     weight: Tensor,
-    outputs: int,
     bias: Tensor | None,
     scale: Tensor | None,
     *most: int,
 ) -> tuple[Tensor, int]:
     """(y, the rows that were read), or a negative number of them and no y."""
-    wide = x.float().contiguous()
-    y = wide.new_empty(len(x), outputs)
-    returned = _function(f"{kernel}_{_NATIVE[weight.dtype]}")(
-        wide.data_ptr(),
-        *x.shape,
+    outputs, inputs = weight.shape
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], outputs)
+    read = _function(kernel, weight.dtype)(
+        x.data_ptr(),
+        x.dtype == torch.bfloat16,
+        x.numel() // inputs,
+        inputs,
         weight.data_ptr(),
         outputs,
         None if scale is None else scale.data_ptr(),
@@ -214,18 +218,14 @@ def _run(
     )
     if bias is not None:
         y += bias
-    return y.to(x.dtype), returned
+    return y, read
 
 
-def _event_linear_fake(x: Tensor, weight: Tensor, *_how: Any) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[1])
-
-
-def _dense_linear_fake(x: Tensor, weight: Tensor, *_how: Any) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
+def _linear_fake(x: Tensor, weight: Tensor, *_how: Any) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 _operations.impl("event_linear", _event_linear, "CompositeExplicitAutograd")
 _operations.impl("dense_linear", _dense_linear, "CompositeExplicitAutograd")
-torch.library.register_fake("mar_snn::event_linear", _event_linear_fake)
-torch.library.register_fake("mar_snn::dense_linear", _dense_linear_fake)
+for _name in ("event_linear", "dense_linear"):
+    torch.library.register_fake(f"mar_snn::{_name}", _linear_fake)

@@ -75,7 +75,7 @@ class _DecodingLinear(nn.Linear):
         """The weights as they are in memory, in nn.Linear's shape."""
         return self.weight if self.weight_int8 is None else self.weight_int8
 
-    def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
+    def _few(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
         """The product of at most `max_rows` rows."""
         raise NotImplementedError
 
@@ -84,8 +84,7 @@ class _DecodingLinear(nn.Linear):
         rows = x.numel() // self.in_features
         if torch.is_grad_enabled() or not 0 < rows <= self.max_rows:
             return F.linear(x, self.dense_weight(x.dtype), self.bias)
-        y = self._few(x.reshape(rows, self.in_features))
-        return y.unflatten(0, x.shape[:-1]) if x.dim() > 1 else y[0]
+        return self._few(x)
 
     def dense_weight(self, dtype: torch.dtype) -> Float[Tensor, "N K"]:
         """The weights as a matrix of numbers; those of int8 are made for the call."""
@@ -134,13 +133,9 @@ class EventLinear(_DecodingLinear):
     def _laid_out(self, weight: Tensor) -> Tensor:
         return _on_huge_pages(weight.t()).t()
 
-    def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
+    def _few(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
         return event_linear(
-            rows,
-            self.stored.t(),
-            self.bias,
-            self.weight_scale,
-            break_even=self.break_even,
+            x, self.stored, self.bias, self.weight_scale, break_even=self.break_even
         )
 
     def extra_repr(self) -> str:
@@ -161,8 +156,8 @@ class DenseLinear(_DecodingLinear):
     def _laid_out_parameter(self, weight: Tensor) -> nn.Parameter:
         return cast(nn.Parameter, weight)
 
-    def _few(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B N"]:
-        return dense_linear(rows, self.stored, self.bias, self.weight_scale)
+    def _few(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
+        return dense_linear(x, self.stored, self.bias, self.weight_scale)
 
 
 def _on_huge_pages(t: Tensor) -> Tensor:

@@ -68,6 +68,27 @@ static inline vector load_i8(const int8_t *from)
 #endif
 }
 
+/* Rows of x or y are float, or bfloat16 where `narrow`; sums are float in any case. */
+static float *widened(const void *x, int narrow, int64_t count)
+{
+    if (!narrow)
+        return (float *)x;
+    float *wide = malloc(count * sizeof *wide);
+    for (int64_t i = 0; wide && i < count; i++)
+        wide[i] = one_bf16(((const uint16_t *)x)[i]);
+    return wide;
+}
+
+static void narrow_to(uint16_t *y, const float *sums, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, sums + i, sizeof bits);
+        const uint32_t even = bits + 0x7fff + (bits >> 16 & 1); /* to the nearest */
+        y[i] = sums[i] != sums[i] ? 0x7fc0 : even >> 16;
+    }
+}
+
 /* The inputs that are not zero in any row of x, in order; NaN is not. */
 static inline __attribute__((always_inline)) int64_t
 list_active(const float *x, int64_t batch, int64_t inputs, int32_t *active)
@@ -152,39 +173,48 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
         }                                                                              \
     }                                                                                  \
                                                                                        \
-    /* y[b] = Σ over k of x[b, k] scale[k] w[k]. Returns how many rows of w were read;  \
-     * -1, and y is not written, if they would be more than `most`, or for want of      \
+    /* y[b] = Σ over k of x[b, k] scale[k] w[k]. Returns how many rows of w were read; \
+     * -1, and y is not written, if they would be more than `most`, or for want of     \
      * memory. */                                                                      \
-    int64_t gather_##NAME(const float *x, int64_t batch, int64_t inputs,               \
+    int64_t gather_##NAME(const void *rows, int narrow, int64_t batch, int64_t inputs, \
                           const WEIGHT *w, int64_t outputs, const float *scale,        \
-                          int64_t most, float *y, int threads)                         \
+                          int64_t most, void *y, int threads)                          \
     {                                                                                  \
+        float *x = widened(rows, narrow, batch * inputs);                              \
+        float *sums = narrow ? malloc(batch * outputs * sizeof *sums) : y;             \
         int32_t *active = malloc((inputs + LANES) * sizeof *active);                   \
         float *factor = malloc((inputs + ROWS) * batch * sizeof *factor);              \
         int64_t count = -1;                                                            \
-        if (active && factor)                                                          \
+        if (x && sums && active && factor)                                             \
             count = batch == 1 /* a constant: it is compiled for one row */            \
                         ? compact(x, 1, inputs, scale, most, active, factor)           \
                         : compact(x, batch, inputs, scale, most, active, factor);      \
         if (count >= 0) {                                                              \
             const int64_t line = LINE / sizeof(WEIGHT), lines = outputs / line;        \
             const int64_t padded = (count + ROWS - 1) / ROWS * ROWS;                   \
-            memset(y, 0, batch * outputs * sizeof *y);                                 \
+            memset(sums, 0, batch * outputs * sizeof *sums);                           \
             _Pragma("omp parallel for num_threads(threads) schedule(static)")          \
             for (int t = 0; t < threads; t++) {                                        \
                 const int64_t first = lines * t / threads * line;                      \
                 const int64_t last = lines * (t + 1) / threads * line;                 \
                 if (batch == 1) /* the same: the factors stay in registers */          \
-                    add_##NAME(w, outputs, active, factor, padded, 1, first, last, y); \
+                    add_##NAME(w, outputs, active, factor, padded, 1, first, last,     \
+                               sums);                                                  \
                 else                                                                   \
                     add_##NAME(w, outputs, active, factor, padded, batch, first, last, \
-                               y);                                                     \
+                               sums);                                                  \
             }                                                                          \
             for (int64_t i = 0; i < count; i++)                                        \
                 for (int64_t b = 0; b < batch; b++)                                    \
                     for (int64_t n = lines * line; n < outputs; n++)                   \
-                        y[b * outputs + n] += factor[i * batch + b] *                  \
-                                              one_##NAME(w[active[i] * outputs + n]);  \
+                        sums[b * outputs + n] += factor[i * batch + b] *               \
+                                                 one_##NAME(w[active[i] * outputs + n]);\
+            if (narrow)                                                                \
+                narrow_to(y, sums, batch * outputs);                                   \
+        }                                                                              \
+        if (narrow) {                                                                  \
+            free(x);                                                                   \
+            free(sums);                                                                \
         }                                                                              \
         free(active);                                                                  \
         free(factor);                                                                  \
@@ -217,22 +247,35 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
         }                                                                              \
     }                                                                                  \
                                                                                        \
-    /* y[b, n] = scale[n] Σ over k of x[b, k] w[n, k]. Returns the rows read: all. */  \
-    int64_t dot_##NAME(const float *x, int64_t batch, int64_t inputs, const WEIGHT *w, \
-                       int64_t outputs, const float *scale, float *y, int threads)     \
+    /* y[b, n] = scale[n] Σ over k of x[b, k] w[n, k]. Returns how many rows of w were \
+     * read: all; -1 for want of memory. */                                            \
+    int64_t dot_##NAME(const void *rows, int narrow, int64_t batch, int64_t inputs,    \
+                       const WEIGHT *w, int64_t outputs, const float *scale, void *y,  \
+                       int threads)                                                    \
     {                                                                                  \
-        _Pragma("omp parallel for num_threads(threads) schedule(static)")              \
-        for (int64_t n = 0; n < outputs; n += DOTS)                                    \
-            for (int64_t b = 0; b < batch; b++) {                                      \
-                const float *from = x + b * inputs, *by = scale ? scale + n : scale;   \
-                const WEIGHT *row = w + n * inputs;                                    \
-                float *to = y + b * outputs + n;                                       \
-                if (n + DOTS <= outputs)                                               \
-                    dots_##NAME(from, inputs, row, by, to, DOTS);                      \
-                else                                                                   \
-                    dots_##NAME(from, inputs, row, by, to, outputs - n);               \
-            }                                                                          \
-        return outputs;                                                                \
+        float *x = widened(rows, narrow, batch * inputs);                              \
+        float *sums = narrow ? malloc(batch * outputs * sizeof *sums) : y;             \
+        const int able = x && sums;                                                    \
+        if (able) {                                                                    \
+            _Pragma("omp parallel for num_threads(threads) schedule(static)")          \
+            for (int64_t n = 0; n < outputs; n += DOTS)                                \
+                for (int64_t b = 0; b < batch; b++) {                                  \
+                    const float *from = x + b * inputs, *by = scale ? scale + n : scale;\
+                    const WEIGHT *row = w + n * inputs;                                \
+                    float *to = sums + b * outputs + n;                                \
+                    if (n + DOTS <= outputs)                                           \
+                        dots_##NAME(from, inputs, row, by, to, DOTS);                  \
+                    else                                                               \
+                        dots_##NAME(from, inputs, row, by, to, outputs - n);           \
+                }                                                                      \
+            if (narrow)                                                                \
+                narrow_to(y, sums, batch * outputs);                                   \
+        }                                                                              \
+        if (narrow) {                                                                  \
+            free(x);                                                                   \
+            free(sums);                                                                \
+        }                                                                              \
+        return able ? outputs : -1;                                                    \
     }
 
 DEFINE(f32, float)

@@ -57,10 +57,10 @@ def event_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None
 ) -> Tensor:
     """`kernels.event_linear` without a break-even density, for few rows of x."""
-    batch, inputs = x.shape
-    outputs = weight.shape[1]
-    y = torch.zeros(batch, outputs, dtype=torch.float32, device=x.device)
-    x, weight = x.contiguous(), weight.contiguous()
+    outputs, inputs = weight.shape
+    x, weight = x.contiguous(), weight.t().contiguous()
+    batch = x.numel() // inputs
+    y = torch.zeros(*x.shape[:-1], outputs, dtype=torch.float32, device=x.device)
     grid = (triton.cdiv(outputs, _OUTPUTS), triton.cdiv(inputs, _INPUTS))
     run: Any = _event_linear
     run[grid](

@@ -20,28 +20,33 @@ def decoded(rows, inputs, density, dtype=torch.float32):
     return (torch.randint(1, 16, (rows, inputs)) / 8 * fires).to(dtype)
 
 
+def by_input(weight):
+    """The same numbers, those of an input side by side."""
+    return weight.t().contiguous().t()
+
+
 def rounded(weight, axis):
     scale = weight.abs().amax(1 - axis) / 127
     return (weight / scale.unsqueeze(1 - axis)).round().to(torch.int8), scale
 
 
 def test_the_product_is_worked_by_hand(where):
-    weight = torch.tensor([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]])
+    weight = torch.tensor([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]])
     x = torch.tensor([[0.5, 0.0, -1.0]])
-    assert event_linear(x, weight).tolist() == [[-99.5, -199.0]]
+    assert event_linear(x, by_input(weight)).tolist() == [[-99.5, -199.0]]
     bias = torch.tensor([1.0, 0.0])
-    assert event_linear(x, weight, bias).tolist() == [[-98.5, -199.0]]
-    assert dense_linear(x, weight.t().contiguous(), bias).tolist() == [[-98.5, -199.0]]
+    assert event_linear(x, by_input(weight), bias).tolist() == [[-98.5, -199.0]]
+    assert dense_linear(x, weight, bias).tolist() == [[-98.5, -199.0]]
 
 
 def test_int8_rows_have_a_scale_for_each_input(where):
     weight = torch.tensor([[1, -2], [100, 3]], dtype=torch.int8)
-    x = torch.tensor([[2.0, 1.0]])
-    by_input = torch.tensor([0.5, 0.25])
-    assert event_linear(x, weight, None, by_input).tolist() == [[26.0, -1.25]]
-    by_output = torch.tensor([0.5, 0.25])
+    x, scale = torch.tensor([[2.0, 1.0]]), torch.tensor([0.5, 0.25])
+    # 2 · 1 / 2 - 2 / 4 and 2 · 100 / 2 + 3 / 4
+    y = event_linear(x, by_input(weight), None, scale)
+    assert y.tolist() == [[0.5, 100.75]]
     # (2 · 1 - 2) / 2 and (2 · 100 + 3) / 4
-    assert dense_linear(x, weight, None, by_output).tolist() == [[0.0, 50.75]]
+    assert dense_linear(x, weight, None, scale).tolist() == [[0.0, 50.75]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -50,10 +55,10 @@ def test_int8_rows_have_a_scale_for_each_input(where):
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 def test_reading_what_fired_is_the_dense_product(where, dtype, size, rows, density):
     inputs, outputs = size
-    weight = torch.randn(inputs, outputs, dtype=dtype)
+    weight = by_input(torch.randn(outputs, inputs, dtype=dtype))
     bias = torch.randn(outputs, dtype=dtype)
     x = decoded(rows, inputs, density, dtype)
-    exact = F.linear(x.double(), weight.double().t(), bias.double())
+    exact = F.linear(x.double(), weight.double(), bias.double())
     for y in (event_linear(x, weight, bias), event_linear_reference(x, weight, bias)):
         assert y.dtype == dtype
         bound = TOLERANCE[dtype] * max(1.0, float(exact.abs().max()))
@@ -67,11 +72,11 @@ def test_int8_products_are_those_of_the_rounded_weights(where, dtype, size, rows
     inputs, outputs = size
     x = decoded(rows, inputs, 0.4, dtype)
     bias = torch.randn(outputs, dtype=dtype)
-    weight, scale = rounded(torch.randn(inputs, outputs), axis=0)
-    exact = x.double() @ (weight.double() * scale[:, None].double()) + bias.double()
+    weight, scale = rounded(torch.randn(outputs, inputs), axis=1)
+    exact = F.linear(x.double(), weight.double() * scale.double(), bias.double())
     bound = TOLERANCE[dtype] * max(1.0, float(exact.abs().max()))
     for function in (event_linear, event_linear_reference):
-        y = function(x, weight, bias, scale)
+        y = function(x, by_input(weight), bias, scale)
         torch.testing.assert_close(y.double(), exact, rtol=0, atol=bound)
     weight, scale = rounded(torch.randn(outputs, inputs), axis=0)
     exact = x.double() @ (weight.double() * scale[:, None].double()).t()
@@ -96,7 +101,7 @@ def test_the_dense_product_is_nn_linears(where, dtype, size):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("outputs", [5, 16, 100, 1000])
 def test_threads_share_the_outputs_and_change_no_bit(where, threads, outputs):
-    x, weight = decoded(1, 50, 0.5), torch.randn(50, outputs)
+    x, weight = decoded(1, 50, 0.5), by_input(torch.randn(outputs, 50))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -108,9 +113,9 @@ def test_threads_share_the_outputs_and_change_no_bit(where, threads, outputs):
 
 
 def test_the_weights_of_silent_inputs_are_never_read(where):
-    weight = torch.full((30, 70), float("nan"))
+    weight = by_input(torch.full((70, 30), float("nan")))
     fired = torch.tensor([0, 7, 29])
-    weight[fired] = torch.randn(3, 70)
+    weight[:, fired] = torch.randn(70, 3)
     x = torch.zeros(2, 30)
     x[0, fired[:2]], x[1, fired[2]] = 1.0, -2.0
     assert event_linear(x, weight).isfinite().all()
@@ -118,21 +123,20 @@ def test_the_weights_of_silent_inputs_are_never_read(where):
 
 def test_what_is_not_a_number_reaches_the_sum(where):
     x = torch.tensor([[0.0, float("nan"), 1.0]])
-    assert event_linear(x, torch.randn(3, 20)).isnan().all()
+    assert event_linear(x, by_input(torch.randn(20, 3))).isnan().all()
 
 
 def test_nothing_that_fired_leaves_the_bias(where):
-    bias = torch.randn(20)
-    assert torch.equal(
-        event_linear(torch.zeros(1, 9), torch.randn(9, 20), bias)[0], bias
-    )
+    weight, bias = by_input(torch.randn(20, 9)), torch.randn(20)
+    assert torch.equal(event_linear(torch.zeros(1, 9), weight, bias)[0], bias)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
 def test_above_the_break_even_density_the_product_is_dense(where, monkeypatch, dtype):
-    weight, scale = torch.randn(10, 20), None
+    weight, scale = torch.randn(20, 10), None
     if dtype == torch.int8:
-        weight, scale = rounded(weight, axis=0)
+        weight, scale = rounded(weight, axis=1)
+    weight = by_input(weight)
     x = torch.zeros(1, 10)
     x[0, :5] = 1.0
     calls = []
@@ -148,16 +152,42 @@ def test_above_the_break_even_density_the_product_is_dense(where, monkeypatch, d
 
 
 def test_inputs_with_gaps_are_read_where_they_are(where):
-    x, weight = decoded(3, 40, 0.5), torch.randn(20, 30)
-    torch.testing.assert_close(event_linear(x[:, ::2], weight), x[:, ::2] @ weight)
+    x, weight = decoded(3, 40, 0.5)[:, ::2], torch.randn(30, 20)
+    for stored in (weight, by_input(weight)):
+        torch.testing.assert_close(event_linear(x, stored), F.linear(x, weight))
+        torch.testing.assert_close(dense_linear(x, stored), F.linear(x, weight))
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 1, 7), (1, 2, 1, 7)])
+def test_rows_may_lie_along_any_axes(where, shape):
+    x, weight = torch.randn(shape), torch.randn(5, 7)
+    y = event_linear(x, by_input(weight))
+    torch.testing.assert_close(y, F.linear(x, weight))
+    torch.testing.assert_close(dense_linear(x, weight), y)
+
+
+def test_sixteen_bits_are_rounded_to_the_nearest_and_to_even(where):
+    # 1 + 2^-8 and 1 + 3 · 2^-8 lie in the middle between two numbers of 8 bits
+    weight = torch.tensor(
+        [[2.0**-8], [3 * 2.0**-8], [2.0**-8 + 2.0**-15], [-(2.0**-8)]]
+    )
+    x = torch.ones(1, 2, dtype=torch.bfloat16)
+    weight = torch.cat([torch.ones(4, 1), weight], 1).bfloat16()
+    weight[3, 0] = -1
+    expected = [[1.0, 1 + 2.0**-6, 1 + 2.0**-7, -1.0]]
+    assert event_linear(x, by_input(weight)).tolist() == expected
+    assert dense_linear(x, weight).tolist() == expected
 
 
 def test_the_operations_are_registered_as_pytorch_wants_them(where):
-    x, weight, bias = decoded(1, 8, 0.5), torch.randn(8, 16), torch.randn(16)
+    x, weight, bias = decoded(1, 8, 0.5), torch.randn(16, 8), torch.randn(16)
     checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     for operation, args in (
-        (torch.ops.mar_snn.event_linear.default, (x, weight, bias, None, 1.0)),
-        (torch.ops.mar_snn.dense_linear.default, (x, weight.t(), bias, None)),
+        (
+            torch.ops.mar_snn.event_linear.default,
+            (x, by_input(weight), bias, None, 1.0),
+        ),
+        (torch.ops.mar_snn.dense_linear.default, (x, weight, bias, None)),
     ):
         torch.library.opcheck(operation, args, test_utils=checks)
 
@@ -166,11 +196,11 @@ def test_without_a_compiler_it_is_said_once_and_pytorch_runs(monkeypatch, caplog
     monkeypatch.setenv("CC", "no-such-compiler")
     kernels._library.cache_clear()
     native.load.cache_clear()
-    x, weight = decoded(1, 8, 0.5), torch.randn(8, 16)
+    x, weight = decoded(1, 8, 0.5), by_input(torch.randn(16, 8))
     try:
         with caplog.at_level(logging.WARNING, "mar_snn.sparse.kernels"):
             for _ in range(3):
-                torch.testing.assert_close(event_linear(x, weight), x @ weight)
+                torch.testing.assert_close(event_linear(x, weight), F.linear(x, weight))
     finally:
         kernels._library.cache_clear()
     assert len(caplog.messages) == 1

@@ -36,7 +36,7 @@ def launch(triton_device):
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_size_and_dtype(triton_device, launch, dtype, inputs, outputs, rows):
     x = decoded(rows, inputs, 0.3, triton_device, dtype)
-    weight = torch.randn(inputs, outputs, device=triton_device).to(dtype)
+    weight = torch.randn(outputs, inputs, device=triton_device).to(dtype)
     bias = torch.randn(outputs, device=triton_device).to(dtype)
     expected = event_linear_reference(x.double(), weight.double(), bias.double())
     y = launch(x, weight, bias, None)
@@ -47,7 +47,7 @@ def test_every_size_and_dtype(triton_device, launch, dtype, inputs, outputs, row
 
 def test_int8_rows_have_their_scale(triton_device, launch):
     x = decoded(2, 70, 0.5, triton_device)
-    weight = torch.randint(-127, 128, (70, 40), device=triton_device).to(torch.int8)
+    weight = torch.randint(-127, 128, (40, 70), device=triton_device).to(torch.int8)
     scale = torch.rand(70, device=triton_device)
     y = launch(x, weight, None, scale)
     torch.testing.assert_close(y, event_linear_reference(x, weight, None, scale))
@@ -56,13 +56,13 @@ def test_int8_rows_have_their_scale(triton_device, launch):
 @pytest.mark.parametrize("density", [0.0, 1.0])
 def test_nothing_and_everything_fired(triton_device, launch, density):
     x = decoded(1, 100, density, triton_device)
-    weight = torch.randn(100, 300, device=triton_device)
-    torch.testing.assert_close(launch(x, weight, None, None), x @ weight)
+    weight = torch.randn(300, 100, device=triton_device)
+    torch.testing.assert_close(launch(x, weight, None, None), x @ weight.t())
 
 
 def test_the_weights_of_silent_inputs_are_never_read(triton_device, launch):
-    weight = torch.full((80, 50), float("nan"), device=triton_device)
-    weight[[3, 70]] = 1.0
+    weight = torch.full((50, 80), float("nan"), device=triton_device)
+    weight[:, [3, 70]] = 1.0
     x = torch.zeros(2, 80, device=triton_device)
     x[0, 3], x[1, 70] = 1.0, 2.0
     y = launch(x, weight, None, None)
@@ -96,7 +96,7 @@ def check_everything():
     for capability in (80, 90, 100):
         compiler = module.Compiler(capability)
         for dtype in (torch.bfloat16, torch.float32, torch.int8):
-            weight = torch.empty(2048, 8192, dtype=dtype)
+            weight = torch.empty(2048, 8192, dtype=dtype).t()
             x = torch.zeros(
                 1, 2048, dtype=torch.bfloat16 if dtype == torch.int8 else dtype
             )

@@ -1,8 +1,8 @@
 """Prices of the products that decoding has kernels for, and what they read.
 
 The operations are those of any projection of spikes. The weights that move are not
-modelled but those that the kernel reads: the rows of the inputs that are not zero, or
-all of them above the break-even density, with the scales of int8 rows.
+modelled but those that the kernel reads: those of the inputs that are not zero, or all
+of them above the break-even density, with the scales of int8.
 """
 
 import torch
@@ -21,15 +21,15 @@ OPERANDS[_ops.event_linear] = OPERANDS[_ops.dense_linear] = (0, 1)
 
 @register_op_rule(_ops.event_linear.default)
 def price_event_driven_projection(call: OpCall) -> Cost:
-    """A product of which the rows of active inputs are read."""
+    """A product of which the weights of active inputs are read."""
     x, weight, bias, scale, break_even = call.args
-    inputs = weight.shape[0]
-    active = (x != 0).any(0).sum()
+    inputs = weight.shape[1]
+    active = (x != 0).reshape(-1, inputs).any(0).sum()
     if not x.is_cuda:  # a GPU reads by input whatever the density
         all_rows = active > int(break_even * inputs)
         active = torch.where(all_rows, inputs, active)
     stored = size_in_bytes(weight) + (0 if scale is None else size_in_bytes(scale))
-    cost = price_projection(_with_weights(call), x, weight, bias=bias)
+    cost = price_projection(_with_weights(call), x, weight.t(), bias=bias)
     read = active * (stored // inputs) + (0 if bias is None else size_in_bytes(bias))
     call.note(
         "decoding",

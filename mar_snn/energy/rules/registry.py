@@ -170,7 +170,10 @@ def _feature_axes(call: OpCall, tensor: Tensor) -> tuple[int, ...]:
         return tuple(range(tensor.dim()))
     other, axis = (left, -2) if tensor is right is not left else (right, -1)
     # of a batch of products, unless one matrix of weights serves the whole batch
-    one_matrix = tensor.dim() == 2 or other.shape[0] == 1 or other.stride(0) == 0
+    one_matrix = 2 in (tensor.dim(), other.dim()) or 0 in (
+        other.shape[0] - 1,
+        other.stride(0),
+    )
     return (axis,) if one_matrix else (0, axis)
 
 
