@@ -39,7 +39,13 @@ from mar_snn.assets import TINY_LLAMBA
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.neurons import ATMNCoder
-from mar_snn.sparse import DenseLinear, EventLinear, optimize_for_decoding
+from mar_snn.sparse import (
+    DenseLinear,
+    EventLinear,
+    dense_linear,
+    event_linear,
+    optimize_for_decoding,
+)
 from mar_snn.spiking import coders, projections
 
 RESULTS = Path(__file__).parent / "results"
@@ -110,14 +116,18 @@ def shape_rows(shape: str, weights: str, rounds: int) -> list[dict[str, Any]]:
     events = [EventLinear(linear, weights=how) for linear in linears]
     denses = [DenseLinear(linear, weights=how) for linear in linears]
     dense_ways: dict[str, Callable[[int, Tensor], object]] = {
-        "ours": lambda i, x: denses[i](x)
+        "ours": lambda i, x: dense_linear(
+            x, denses[i].stored, None, denses[i].weight_scale
+        )
     }
     if how == "same":
         dense_ways["torch"] = lambda i, x: F.linear(x, linears[i].weight)
     rows = []
     for density in DENSITIES:
         ways = {f"dense, {name}": way for name, way in dense_ways.items()}
-        ways["event-driven"] = lambda i, x: events[i](x)
+        ways["event-driven"] = lambda i, x: event_linear(
+            x, events[i].stored, None, events[i].weight_scale
+        )
         if how == "same":
             ways["embedding_bag"] = lambda i, x: embedding_bag(events[i], x)
             ways["index_select"] = lambda i, x: index_select(events[i], x)

@@ -63,7 +63,7 @@ def event_linear(
     Returns:
         y in the dtype of x; the sums are float32, or float64 where x is.
     """
-    return torch.ops.mar_snn.event_linear(x, weight, bias, scale, break_even)
+    return torch.ops.mar_snn.event_linear.default(x, weight, bias, scale, break_even)
 
 
 def dense_linear(
@@ -73,7 +73,7 @@ def dense_linear(
     scale: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "*batch N"]:
     """The product x Wᵀ · scale + bias, of nn.Linear's weights or of int8 ones."""
-    return torch.ops.mar_snn.dense_linear(x, weight, bias, scale)
+    return torch.ops.mar_snn.dense_linear.default(x, weight, bias, scale)
 
 
 def event_linear_reference(
@@ -171,7 +171,8 @@ def _event_linear(
 
         return launch(x, weight, bias, scale)
     most = int(break_even * weight.shape[1])
-    if runs_native(x, weight) and weight.t().is_contiguous():
+    by_input = weight.stride() == (1, len(weight))
+    if by_input and runs_native(x, weight):
         y, read = _run("gather", x, weight, bias, scale, most)
         if read >= 0:
             return y

@@ -5,8 +5,8 @@
  *   dot_*      W is output-major, [outputs][inputs]: all of it is read.
  *
  * Weights are float, bfloat16 or int8 with a scale; sums are float. Both loops are
- * bound by memory, so what matters is that the next rows are on their way while these
- * are added: eight rows at a time, with those of the next eight prefetched.
+ * bound by memory, so what matters is that later rows are on their way while these are
+ * added: eight rows at a time, and those behind the next eight are prefetched.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,6 +17,7 @@
 #endif
 
 #define ROWS 8
+#define AHEAD (2 * ROWS)
 #define DOTS 4
 #define LANES 16
 #define LINE 64 /* bytes of a cache line */
@@ -151,7 +152,7 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
         for (int64_t r = 0; r < count; r += ROWS) {                                    \
             const WEIGHT *row[ROWS], *next[ROWS];                                      \
             for (int j = 0; j < ROWS; j++) {                                           \
-                const int64_t ahead = r + ROWS < count ? r + ROWS + j : r + j;         \
+                const int64_t later = r + AHEAD + j, ahead = later < count ? later : r + j;\
                 row[j] = w + active[r + j] * outputs;                                  \
                 next[j] = w + active[ahead] * outputs;                                 \
             }                                                                          \
