@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mar_snn.hosts.slots import owners
 from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.neurons.spikes import SpikeEvent
 from mar_snn.spiking import coders
@@ -20,8 +21,9 @@ __all__ = ["FiringRates", "SiteWarmup", "SpikeStatistics"]
 class SpikeStatistics:
     """Firing and thresholds of every site since the last reading, on the device.
 
-    Pass it to `listen_to_spikes`. A *site* is the last two words of a coder's name, as
-    in "mixer.in": the coders of all layers are taken together.
+    Pass it to `listen_to_spikes`. A *site* is one of those of the module's plan, as in
+    "mixer.in", or else the last two words of a coder's name: the coders of all layers
+    are taken together.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,6 +31,11 @@ class SpikeStatistics:
             coder: ".".join(name.removesuffix("_neuron").split(".")[-2:])
             for name, coder in coders(model)
         }
+        for owner in owners(model):
+            for site in owner.plan.sites:
+                coder = getattr(owner.module, owner.plan.slot(site), None)
+                if coder in self._site_of:
+                    self._site_of[coder] = site
         self._fired: dict[Any, Float[Tensor, " channels"]] = {}
         self._chances: Counter[Any] = Counter()
 

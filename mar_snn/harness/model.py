@@ -11,7 +11,9 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
+from mar_snn.loading import load
 from mar_snn.provenance import versions
+from mar_snn.spiking import SpikingConfig
 
 __all__ = ["MarLM"]
 
@@ -78,14 +80,21 @@ class MarLM(HFLM):
     ) -> None:
         if dtype is None:
             dtype = "float32" if self.spiking is not None else "auto"
-        super()._create_model(pretrained, dtype=dtype, **options)
+        if isinstance(getattr(self.config, "spiking", None), dict):
+            # of another package, whose dense class AutoModel would take
+            revision = options.get("revision")
+            self._model = load(pretrained, dtype=dtype, revision=revision)
+            self._model.to(self.device)
+        else:
+            super()._create_model(pretrained, dtype=dtype, **options)
         # the one that spikify() writes to; HFLM has read another of the same files
         self._config = self._model.config
 
     @property
     def spiking(self) -> Any:
         """The SpikingConfig of the model; None for a dense one."""
-        return getattr(self.config, "spiking", None)
+        spiking = getattr(self.config, "spiking", None)
+        return SpikingConfig(**spiking) if isinstance(spiking, dict) else spiking
 
     @property
     def max_length(self) -> int:

@@ -1,11 +1,12 @@
 import pytest
 import torch
 from torch import nn
+from transformers import NemotronHConfig, NemotronHForCausalLM
 
 from mar_snn.distill.sites import FiringRates, SiteWarmup, SpikeStatistics
 from mar_snn.neurons import ATMNCoder, LIFCoder
 from mar_snn.neurons.spikes import listen_to_spikes
-from mar_snn.spiking import coders
+from mar_snn.spiking import coders, spikify
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 
@@ -27,6 +28,31 @@ class Block(nn.Module):
 def read(statistics: SpikeStatistics) -> dict[str, float]:
     pairs = statistics.read(lambda t: t)
     return {name: (total / count).item() for name, (total, count) in pairs.items()}
+
+
+def test_sites_are_those_of_the_plan_whatever_the_module_is_called():
+    # NemotronH calls its feed-forwards mixers too
+    config = NemotronHConfig(
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=12,
+        layers_block_type=["mamba", "mlp", "attention"],
+        mamba_num_heads=2,
+        mamba_head_dim=4,
+        ssm_state_size=4,
+        n_groups=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        chunk_size=4,
+    )
+    model = spikify(NemotronHForCausalLM(config))
+    statistics = SpikeStatistics(model)
+    with torch.no_grad(), listen_to_spikes(statistics):
+        model(IDS)
+    sites = {name for name in read(statistics) if name.startswith("threshold/")}
+    assert sites == {
+        f"threshold/{site}" for site in ("mixer.in", "mixer.out", "mlp.in", "mlp.out")
+    }
 
 
 def test_statistics_are_those_worked_out_by_hand():

@@ -12,11 +12,12 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mar_snn.harness import MarLM, evaluate, file_tasks, load_tasks
 from mar_snn.harness.tasks import task_manager
 from mar_snn.llamba import LlambaForCausalLM
-from mar_snn.spiking import SpikingConfig, spikify
+from mar_snn.spiking import SpikingConfig, calibrate, coders, spikify
 
 KINDS = ("dense", "spiking")
 
@@ -153,6 +154,32 @@ def test_a_loaded_model_is_taken_as_it_is(llambas, make_lm):
     assert ask(lm, "loglikelihood", pair)[0][0] == pytest.approx(
         ask(make_lm("spiking"), "loglikelihood", pair)[0][0], abs=1e-5
     )
+
+
+def test_a_spiking_model_of_another_package_is_not_read_as_a_dense_one(
+    tmp_path, make_lm
+):
+    tokenizer = make_lm().tokenizer
+    config = Qwen3Config(
+        vocab_size=256,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        initializer_range=0.3,
+    )
+    model = spikify(Qwen3ForCausalLM(config).eval(), SpikingConfig(time_steps=2))
+    calibrate(model, [{"input_ids": torch.randint(256, (4, 20))}])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    lm = MarLM(str(tmp_path), device="cpu", batch_size=1)
+    assert lm.spiking == SpikingConfig(time_steps=2, sites=lm.spiking.sites)
+    assert len(list(coders(lm.model))) == 4
+    loaded = MarLM(model, tokenizer=tokenizer, batch_size=1)
+    pair = ("The sky is", " blue")
+    assert ask(lm, "loglikelihood", pair) == ask(loaded, "loglikelihood", pair)
 
 
 def test_a_model_that_is_made_to_spike_is_known_to(make_lm):
