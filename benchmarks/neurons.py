@@ -52,6 +52,12 @@ class Contender(NamedTuple):
 # ---- contenders
 
 
+def backends_for(device: torch.device) -> list[str]:
+    """All that can run, but "native": but for a few tokens at once it is "torch"."""
+    found = available_backends(device)
+    return [name for name, why in found.items() if not why and name != "native"]
+
+
 def from_rest(node: nn.Module) -> Callable[[Tensor], Tensor]:
     """A call of `node` that finds it at rest."""
 
@@ -95,8 +101,7 @@ def contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
     ternary = neuron.TernaryLIFNode(TAU, **soft)
     same: dict[str, nn.Module] = {
         f"ATMNNode, {name}": ATMNNode(TAU, backend=name, **spiking)
-        for name, obstacle in available_backends(device).items()
-        if not obstacle
+        for name in backends_for(device)
     }
     same |= {
         "ATMNNode, compiled": torch.compile(ATMNNode(TAU, **spiking), dynamic=False),
@@ -251,7 +256,6 @@ def race_neurons(
 def race_codes(device: torch.device, rounds: int) -> list[dict[str, Any]]:
     """The coder's operation and the autograd loop: time, and bytes kept."""
     rows = []
-    backends = [n for n, why in available_backends(device).items() if not why]
     kinds = {"straight_through": None, "surrogate": surrogate.ATan()}
     cases = [
         (steps, kind, dtype) for dtype in DTYPES for kind in kinds for steps in STEPS
@@ -272,7 +276,7 @@ def race_codes(device: torch.device, rounds: int) -> list[dict[str, Any]]:
             f"atmn_code, {name}": partial(
                 ops.atmn_code, v_threshold=v_threshold, backend=name, **settings
             )
-            for name in backends
+            for name in backends_for(device)
         }
         runs["loop"] = partial(reference.atmn_code, v_threshold=v_threshold, **settings)
         found = [Contender(name, run, True) for name, run in runs.items()]
