@@ -5,8 +5,9 @@
 Writes benchmarks/results/scan-cpu.json. Both compute one recurrence on tensors of
 Llamba-1B's mixer: transformers' scales its input by dt, so it gets x / dt, and
 dt = -log a with A = -1; outputs and gradients are compared first. All is timed in turn
-within a round, and ratios are taken within a round. The step is what a block of
-Llamba-1B takes for one token beside its projections, whose outputs are made up.
+within a round, and ratios are taken within a round. With one thread it is the time of
+the CPU, which other processes disturb less than that of the clock. A step is what a
+block of Llamba-1B takes for one token, with made-up outputs of its projections.
 """
 
 import argparse
@@ -109,14 +110,16 @@ def largest_difference(length: int, mean: float) -> float:
 def measured(length: int, mean: float) -> Iterator[tuple[str, int, float, float]]:
     """(scan, chunk, seconds of forward, of forward and backward), one after another."""
     inputs = problem(length, mean)
+    alone = torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     for chunk in CHUNKS:
         for name, scan in SCANS.items():
-            start = time.perf_counter()
+            start = clock()
             with torch.no_grad():
                 scan(*inputs[name], chunk)
-            between = time.perf_counter()
+            between = clock()
             backward(scan(*inputs[name], chunk), inputs[name])
-            end = time.perf_counter()
+            end = clock()
             yield name, chunk, between - start, end - between
 
 
@@ -177,7 +180,7 @@ class Made(nn.Module):
 
 @torch.no_grad()
 def step_row(calls: int = 2000) -> dict[str, Any]:
-    """Microseconds of a block for one token, norms to cache, without projections."""
+    """Quartiles of a block's microseconds for one token, without projections."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)
     block = LlambaBlock(LlambaConfig(), 0).eval()
@@ -186,13 +189,21 @@ def step_row(calls: int = 2000) -> dict[str, Any]:
             if isinstance(module, nn.Linear):
                 setattr(owner, name, Made(module))
     cache, h = LlambaCache(1), torch.randn(1, 1, block.input_layernorm.weight.numel())
-    taken = []
-    for _ in range(calls + 100):
-        start = time.perf_counter()
-        block(h, cache)
-        taken.append(1e6 * (time.perf_counter() - start))
-    low, median, high = statistics.quantiles(taken[100:], n=4)
-    return {"calls": calls, "microseconds": median, "quartiles": [low, high]}
+    row: dict[str, Any] = {"calls": calls}
+    for name, step in (("eager", block), ("compiled", torch.compile(block))):
+        taken = []
+        for _ in range(calls + 100):  # the first ones compile and warm up
+            start = time.perf_counter()
+            step(h, cache)
+            taken.append(1e6 * (time.perf_counter() - start))
+        row[name] = dict(
+            zip(
+                ("low", "median", "high"),
+                statistics.quantiles(taken[100:], n=4),
+                strict=True,
+            )
+        )
+    return row
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
