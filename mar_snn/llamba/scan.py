@@ -181,9 +181,11 @@ def ssd_chunked(
         added.unbind(1), from_start[..., -1].unbind(1), strict=True
     ):
         entering.append(state)
-        state = a_n[..., None, None] * state + added_n
+        state = torch.addcmul(added_n, a_n[..., None, None], state)
     if entering:
-        y = y + from_start[..., None] * (c @ torch.stack(entering, dim=1).mT)
+        reading, entered = from_start[..., None] * c, torch.stack(entering, dim=1).mT
+        # y + reading @ entered, without another tensor of this size
+        y = torch.baddbmm(*(t.flatten(0, 2) for t in (y, reading, entered))).view_as(y)
     return y.transpose(2, 3).flatten(1, 2)[:, :length], state
 
 
@@ -237,7 +239,8 @@ def _decay_matrix(
     if seq_idx is not None:
         unseen = unseen | (seq_idx[..., :, None] != seq_idx[..., None, :])
     difference = total[..., :, None] - total[..., None, :]
-    return _decay(difference.masked_fill_(unseen, -torch.inf))
+    unseen = unseen | (difference <= _LOG_OF_NOTHING)
+    return difference.masked_fill_(unseen, -torch.inf).exp_()
 
 
 def _running_sum(log_decay: Float[Tensor, "*batch Q"]) -> Float[Tensor, "*batch Q"]:

@@ -76,8 +76,19 @@ def test_strong_decays_and_denormal_numbers_cost_nothing(ours):
         assert strong <= 1.25 * flushed
 
 
+def test_a_compiled_step_takes_a_layer_less_than_150_microseconds(results):
+    assert results["step"]["compiled"]["median"] < 150
+    assert results["step"]["eager"]["median"] < 500
+
+
 def test_the_table_and_the_range_are_those_of_the_results(results, benchmark, ours):
     page = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
     assert benchmark.markdown(results["rows"]) in page
     low, high = (pick(row["speedup"] for row in ours) for pick in (min, max))
     assert f"{low:.2f} to {high:.2f} times" in page
+    eager, compiled = (
+        results["step"][name]["median"] for name in ("eager", "compiled")
+    )
+    assert f"{eager:.0f} µs a block, {compiled:.0f} µs compiled" in page
+    for name in ("torch", "transformers"):
+        assert f"{name} {results['versions'][name]}" in page
