@@ -2,25 +2,46 @@
  *
  * The arithmetic is the reference's, operation by operation, so the codes are the same
  * bits: a product with a spike is exact, and -ffp-contract=off keeps the others apart.
+ * The membranes of bfloat16 values are float.
  */
 #include <stdint.h>
+#include <string.h>
 
 #define BLOCK 256
 
-#define DEFINE_CODE(NAME, REAL)                                                        \
-    void NAME(const REAL *x, const REAL *v_threshold, int64_t rows, int64_t channels,  \
+static inline float from_bf16(uint16_t narrow)
+{
+    const uint32_t bits = (uint32_t)narrow << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint16_t to_bf16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    const uint32_t even = bits + 0x7fff + (bits >> 16 & 1); /* to the nearest */
+    return value != value ? 0x7fc0 : even >> 16;
+}
+
+#define SAME(value) (value)
+
+#define DEFINE_CODE(NAME, VALUE, REAL, WIDE, NARROW)                                   \
+    void NAME(const VALUE *x, const REAL *v_threshold, int64_t rows, int64_t channels, \
               const REAL *weights, int64_t steps, REAL decay, REAL fire_ratio,         \
-              REAL *code)                                                              \
+              VALUE *code)                                                             \
     {                                                                                  \
         for (int64_t row = 0; row < rows; row++)                                       \
             for (int64_t first = 0; first < channels; first += BLOCK) {                \
-                const int64_t rest = channels - first, n = rest < BLOCK ? rest : BLOCK; \
+                const int64_t rest = channels - first;                                 \
+                const int64_t n = rest < BLOCK ? rest : BLOCK;                         \
                 const REAL *restrict v = v_threshold + first;                          \
-                const REAL *restrict from = x + row * channels + first;                \
-                REAL *restrict value = code + row * channels + first;                  \
-                REAL h[BLOCK], spike[BLOCK];                                           \
+                const VALUE *restrict from = x + row * channels + first;               \
+                VALUE *restrict to = code + row * channels + first;                    \
+                REAL h[BLOCK], spike[BLOCK], value[BLOCK];                             \
                 for (int64_t c = 0; c < n; c++)                                        \
-                    h[c] = from[c], value[c] = 0;                                      \
+                    h[c] = WIDE(from[c]), value[c] = 0;                                \
                 for (int64_t t = 0; t < steps; t++)                                    \
                     for (int64_t c = 0; c < n; c++) {                                  \
                         if (t > 0)                                                     \
@@ -31,9 +52,10 @@
                         value[c] += weights[t] * spike[c];                             \
                     }                                                                  \
                 for (int64_t c = 0; c < n; c++)                                        \
-                    value[c] *= v[c];                                                  \
+                    to[c] = NARROW(value[c] * v[c]);                                   \
             }                                                                          \
     }
 
-DEFINE_CODE(code_f32, float)
-DEFINE_CODE(code_f64, double)
+DEFINE_CODE(code_f32, float, float, SAME, SAME)
+DEFINE_CODE(code_f64, double, double, SAME, SAME)
+DEFINE_CODE(code_bf16, uint16_t, float, from_bf16, to_bf16)

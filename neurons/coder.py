@@ -103,6 +103,8 @@ class ATMNCoder(nn.Module):
         self, x: Float[Tensor, "*batch channels"]
     ) -> Float[Tensor, "*batch channels"]:
         """The decoded value of `x`, in its dtype."""
+        if self._decodes_in_c(x):
+            return self._in_c(x)
         decoded = self.code(x, self.v_threshold)
         if is_listening() and emits_spikes(self.neuron.surrogate_function):
             declare_spikes(self, self._spikes_of(x), decoded)
@@ -168,6 +170,24 @@ class ATMNCoder(nn.Module):
         )
         sign = torch.where(spike_seq == 0, v_seq.sign(), spike_seq).detach()
         return (spike_seq * sign).mean((0, -1))
+
+    def _decodes_in_c(self, x: Tensor) -> bool:
+        """Whether nothing needs the operation that `code` is for PyTorch."""
+        return (
+            self.neuron.backend == "native"
+            and x.is_cpu
+            and x.dtype in (torch.float32, torch.bfloat16)
+            and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+            and not is_listening()
+            and emits_spikes(self.neuron.surrogate_function)
+        )
+
+    def _in_c(self, x: Tensor) -> Tensor:
+        from mar_snn.neurons.native_kernels import run_code
+
+        self._check_channels(x)
+        v_threshold = self.v_threshold.float()
+        return run_code(x, v_threshold, self.weights, self.tau, self.fire_ratio)
 
     @torch.no_grad()
     def _spikes_of(self, x: Tensor) -> Tensor:

@@ -22,11 +22,13 @@ from mar_snn.neurons.torch_kernels import (
     multi_step_backward,
 )
 
-__all__ = ["code", "code_backward", "multi_step", "multi_step_backward"]
+__all__ = ["code", "code_backward", "multi_step", "multi_step_backward", "run_code"]
 
-_REALS: dict[torch.dtype, Any] = {
-    torch.float32: ctypes.c_float,
-    torch.float64: ctypes.c_double,
+#: dtype of values -> the C function, and the numbers of its membranes
+_FUNCTIONS: dict[torch.dtype, tuple[str, Any]] = {
+    torch.float32: ("code_f32", ctypes.c_float),
+    torch.float64: ("code_f64", ctypes.c_double),
+    torch.bfloat16: ("code_bf16", ctypes.c_float),
 }
 
 
@@ -39,45 +41,52 @@ def code(
     out_code: Float[Tensor, "R C"],
 ) -> None:
     """V sum_t w[t] s[t] for every x, fed at the first of the T steps."""
-    dtype = membrane_dtype(x.dtype)
-    wide = x.to(dtype).contiguous()
-    same = out_code.dtype == dtype and out_code.is_contiguous()
-    target = out_code if same else torch.empty_like(wide)
-    _function(dtype)(
-        wide.data_ptr(),
-        v_threshold.contiguous().data_ptr(),
-        *x.shape,
-        _as_array(weights, dtype),
+    dtype = x.dtype if x.dtype in _FUNCTIONS else membrane_dtype(x.dtype)
+    how = weights, dynamics.tau, dynamics.fire_ratio
+    out_code.copy_(run_code(x.to(dtype), v_threshold, *how))
+
+
+def run_code(
+    x: Float[Tensor, "*batch C"],
+    v_threshold: Float[Tensor, " C"],
+    weights: tuple[float, ...],
+    tau: float,
+    fire_ratio: float,
+) -> Float[Tensor, "*batch C"]:
+    """The code of float32, float64 or bfloat16 values on a CPU, without a gradient.
+
+    This is `code` without what PyTorch does around an operation, which takes longer.
+    """
+    x, v_threshold = x.contiguous(), v_threshold.contiguous()
+    coded = torch.empty_like(x)
+    channels = len(v_threshold)
+    _function(x.dtype)(
+        x.data_ptr(),
+        v_threshold.data_ptr(),
+        x.numel() // channels,
+        channels,
+        _as_array(weights, x.dtype),
         len(weights),
-        1.0 / dynamics.tau,
-        dynamics.fire_ratio,
-        target.data_ptr(),
+        1.0 / tau,
+        fire_ratio,
+        coded.data_ptr(),
     )
-    if not same:
-        out_code.copy_(target)
+    return coded
 
 
 @cache
 def _function(dtype: torch.dtype) -> Any:
-    """The function of code.c for membranes of this dtype."""
+    """The function of code.c for values of this dtype."""
+    name, real = _FUNCTIONS[dtype]
     library = load(Path(__file__).with_name("code.c"), "-ffp-contract=off")
-    function = library.code_f64 if dtype == torch.float64 else library.code_f32
-    pointer, size, real = ctypes.c_void_p, ctypes.c_int64, _REALS[dtype]
-    function.argtypes = [
-        pointer,
-        pointer,
-        size,
-        size,
-        pointer,
-        size,
-        real,
-        real,
-        pointer,
-    ]
+    function = getattr(library, name)
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    sizes = size, size, pointer, size
+    function.argtypes = [pointer, pointer, *sizes, real, real, pointer]
     function.restype = None
     return function
 
 
 @cache
 def _as_array(weights: tuple[float, ...], dtype: torch.dtype) -> Any:
-    return (_REALS[dtype] * len(weights))(*weights)
+    return (_FUNCTIONS[dtype][1] * len(weights))(*weights)
