@@ -24,8 +24,9 @@ class LlambaCache:
     transformers' own linear-attention cache changes its interface between minor
     versions; this one is what `generate` needs and no more.
 
-    Where no gradient is recorded, new states take the place of the old in memory, so
-    that a step may be captured in a CUDA graph. `copy.deepcopy` forks a conversation.
+    Where no gradient is recorded and nothing is compiled, new states take the place of
+    the old in memory, so that a step may be captured in a CUDA graph. `copy.deepcopy`
+    forks a conversation.
     """
 
     #: generate() asks: the cache holds no fixed buffers to compile against
@@ -92,9 +93,10 @@ def overwritable(state: Tensor) -> bool:
     """Whether the state behind a token may take the place of this one in memory."""
     if torch.is_grad_enabled() or state.requires_grad:
         return False  # a backward pass may want to read it
-    # inference tensors are not written outside of inference mode; a graph cannot ask
-    inside = torch.compiler.is_compiling() or torch.is_inference_mode_enabled()
-    return inside or not state.is_inference()
+    if torch.compiler.is_compiling():
+        return False  # Inductor of PyTorch 2.11 reads it after it has overwritten it
+    # inference tensors are not written outside of inference mode
+    return torch.is_inference_mode_enabled() or not state.is_inference()
 
 
 def _written(old: Tensor | None, new: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ class RecurrentGenerationMixin(GenerationMixin):
                 "attention, and Llamba has none: its LlambaCache has a constant size "
                 "and fixed addresses as it is; leave it out"
             )
-        if settings.get("prefill_chunk_size") and CACHE_NAME not in kwargs:
+        given = kwargs.keys() & {"cache", "past_key_values"}
+        if settings.get("prefill_chunk_size") and not given:
             kwargs[CACHE_NAME] = LlambaCache(self.config.n_layer)
         return super().generate(
             inputs, generation_config, *args, assistant_model=assistant_model, **kwargs

@@ -84,8 +84,8 @@ def ssd_step(
 ) -> tuple[Float[Tensor, "B 1 H P"], Float[Tensor, "B H P N"]]:
     """(y, state behind it) of one token.
 
-    Where no gradient is recorded, the state behind the token takes the place of
-    `state` in memory: decoding allocates nothing, and addresses stay for CUDA graphs.
+    Where no gradient is recorded and nothing is compiled, the state behind the token
+    takes the place of `state` in memory, and addresses stay for CUDA graphs.
     """
     x, b, c, log_decay, state = _in_float(x, b, c, log_decay, state)
     x, b, c, decay = (
@@ -100,8 +100,7 @@ def ssd_step(
     decay = decay[..., None, None]
     state = state.mul_(decay) if overwritable(state) else state * decay
     state = state.addcmul_(x[..., None], b[..., None, :])
-    # not state @ c[..., None]: that is three times slower on a CPU, and wrong where
-    # Inductor of PyTorch 2.11 compiles it behind the overwriting
+    # not state @ c[..., None]: on a CPU that takes three times as long
     return (state * c[:, :, None]).sum(-1)[:, None], state
 
 

@@ -84,7 +84,6 @@ def available_scan_backends(device: torch.device | str) -> dict[str, str]:
     return {name: _obstacle(name, kind, torch.float32) for name in _PREFERENCE}
 
 
-@torch.compiler.assume_constant_result  # one name for all runs of a graph
 def choose_scan_backend(backend: str, device_type: str, dtype: torch.dtype) -> str:
     """The backend that scans tensors of this kind: never "auto".
 
@@ -96,22 +95,29 @@ def choose_scan_backend(backend: str, device_type: str, dtype: torch.dtype) -> s
         ValueError: an unknown name.
         RuntimeError: a backend asked for by name cannot run there.
     """
+    graph = torch.compiler.is_compiling()
+    return _chosen(backend, device_type, dtype, graph, torch.compiler.is_exporting())
+
+
+@torch.compiler.assume_constant_result  # one name for all runs of a graph
+def _chosen(
+    backend: str, device_type: str, dtype: torch.dtype, graph: bool, exporting: bool
+) -> str:
+    """`choose_scan_backend`, told whether a graph is made and whether it leaves."""
     if backend == "auto":
         backend = os.environ.get(ENVIRONMENT, backend)
-    if torch.compiler.is_exporting():
-        if backend in _INSTALL:
-            raise RuntimeError(
-                f"scan_backend={backend!r} cannot be exported: use 'torch' or 'auto'"
-            )
+    if exporting and backend in _INSTALL:
+        raise RuntimeError(
+            f"scan_backend={backend!r} cannot be exported: use 'torch' or 'auto'"
+        )
+    if backend == "auto" and graph:
         return "torch"
-    if backend == "auto" and torch.compiler.is_compiling():
-        return "torch"
-    return _chosen(backend, device_type, dtype)
+    return _found(backend, device_type, dtype)
 
 
 @functools.cache
-def _chosen(backend: str, device_type: str, dtype: torch.dtype) -> str:
-    """`choose_scan_backend` outside of graphs; says once what it chose."""
+def _found(backend: str, device_type: str, dtype: torch.dtype) -> str:
+    """The backend of this name, or the one that "auto" finds; says once which."""
     check_scan_backend(backend)
     if backend == "auto":
         for name in _PREFERENCE:

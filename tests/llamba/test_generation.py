@@ -90,6 +90,8 @@ def test_a_prompt_in_chunks_is_the_prompt(model, ids):
     expected = write(model, ids, 5)
     for size in (1, 10, 64, 500):
         assert write(model, ids, 5, prefill_chunk_size=size).equal(expected)
+    cache = {CACHE_NAME: read(model, ids[:, :30])}
+    assert write(model, ids, 5, prefill_chunk_size=7, **cache).equal(expected)
 
 
 # ---- memory

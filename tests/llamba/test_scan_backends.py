@@ -115,10 +115,10 @@ def packages(monkeypatch):
 @pytest.fixture(autouse=True)
 def _nothing_is_chosen_yet(monkeypatch):
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    scan_backends._chosen.cache_clear()
+    scan_backends._found.cache_clear()
     scan_backends._import_error.cache_clear()
     yield
-    scan_backends._chosen.cache_clear()
+    scan_backends._found.cache_clear()
     scan_backends._import_error.cache_clear()
 
 
@@ -145,7 +145,7 @@ def test_on_a_gpu_it_is_the_first_that_can_run(packages, monkeypatch, caplog):
     assert choose_scan_backend("auto", "cuda", torch.bfloat16) == "fla"
     missing(monkeypatch, "fla")
     assert choose_scan_backend("auto", "cuda", torch.float32) == "mamba_ssm"
-    scan_backends._chosen.cache_clear()
+    scan_backends._found.cache_clear()
     missing(monkeypatch, "fla", "mamba_ssm")
     assert choose_scan_backend("auto", "cuda", torch.float32) == "torch"
     assert "'fla': it is not installed (pip install 'mar-snn[kernels]')" in caplog.text
@@ -203,6 +203,7 @@ def test_every_backend_says_what_keeps_it_from_running(packages, monkeypatch):
 
 
 def test_an_export_holds_no_kernel(packages, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     assert choose_scan_backend("auto", "cuda", torch.float32) == "torch"
     with pytest.raises(RuntimeError, match="'fla' cannot be exported"):
