@@ -225,10 +225,9 @@ def perplexity(model: LlambaForCausalLM, ids: Tensor) -> float:
 
 
 def token_rows(
-    config: LlambaConfig, threads: int, rounds: int, seed: int = 0
+    config: LlambaConfig, threads: list[int], rounds: int, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Time of a token for dense and spiking models that take turns."""
-    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     teacher = random_llamba(config)
     models = {"dense, torch": teacher, "dense, ours": with_our_products(teacher)}
@@ -244,8 +243,10 @@ def token_rows(
         for name, model in models.items():
             if name.startswith("spiking"):
                 set_densities(model, wanted)
-        rows.append({"density": density, "threads": threads} | race(models, rounds))
-    return rows
+        for count in threads:
+            torch.set_num_threads(count)
+            rows.append({"density": density, "threads": count} | race(models, rounds))
+    return sorted(rows, key=lambda row: row["threads"])
 
 
 def random_llamba(config: LlambaConfig) -> LlambaForCausalLM:
@@ -447,15 +448,16 @@ def main() -> None:
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for section in options.sections:
         torch.manual_seed(0)
-        rows: list[dict[str, Any]] = []
-        if section == "densities":
+        if section == "kernels":
+            rows = [
+                row
+                for threads in options.threads
+                for row in kernel_rows(threads, options.rounds)
+            ]
+        elif section == "densities":
             rows = [calibrated_densities(steps) for steps in (1, 2, 3, 4)]
         else:
-            for threads in options.threads:
-                if section == "kernels":
-                    rows += kernel_rows(threads, options.rounds)
-                else:
-                    rows += token_rows(LLAMBA_1B, threads, 2 * options.rounds)
+            rows = token_rows(LLAMBA_1B, options.threads, 2 * options.rounds)
         results |= {
             "script": "benchmarks/decode.py",
             "machine": provenance.machine(),

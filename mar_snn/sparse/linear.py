@@ -145,7 +145,8 @@ class EventLinear(_DecodingLinear):
 class DenseLinear(_DecodingLinear):
     """W x + b that reads all weights once, at the speed of the memory.
 
-    `weight` is the parameter of `linear` itself, so tied weights stay tied.
+    `weight` is the parameter of `linear` itself, so tied weights stay tied; on a CPU it
+    moves to huge pages.
     """
 
     _scaled_axis = 0
@@ -154,6 +155,8 @@ class DenseLinear(_DecodingLinear):
         return weight.contiguous()
 
     def _laid_out_parameter(self, weight: Tensor) -> nn.Parameter:
+        if weight.is_cpu:
+            weight.data = _on_huge_pages(weight.detach())
         return cast(nn.Parameter, weight)
 
     def _few(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
