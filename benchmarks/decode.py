@@ -417,18 +417,20 @@ def densities_markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def tokens_markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of docs/decoding.md: tokens a second, and ratios to the best dense."""
+    """A table of docs/decoding.md: tokens a second, and ratios to ours and torch's."""
     names = list(rows[0]["models"])
     lines = [
         "| threads | density | " + " | ".join(names) + " |",
         "|---|---" + "|---" * len(names) + "|",
     ]
     for row in rows:
-        cells = [
-            f"{row['models'][name]['tokens_per_second']:.1f}"
-            + (f" (x {row['speedup'][name]:.2f})" if name in row["speedup"] else "")
-            for name in names
-        ]
+        cells = []
+        for name in names:
+            cell = f"{row['models'][name]['tokens_per_second']:.1f}"
+            if name in row["speedup"]:
+                ratios = row["speedup"][name], row["speedup_over_torch"][name]
+                cell += f" (x {ratios[0]:.2f}, {ratios[1]:.2f})"
+            cells.append(cell)
         lines.append(
             f"| {row['threads']} | {row['density']} | " + " | ".join(cells) + " |"
         )

@@ -35,15 +35,21 @@ def test_the_tables_are_those_of_the_results(results, benchmark):
 
 @pytest.mark.parametrize(("threads", "least"), [(1, 0.85), (2, 0.75)])
 def test_the_feed_forwards_reach_their_share_of_the_ideal(results, threads, least):
-    shares = [
-        row["ideal"]
+    found = [
+        row
         for row in results["kernels"]
-        if row["threads"] == threads
-        and row["shape"] in ("gate_proj", "down_proj")
-        and row["weights"] == "bfloat16"
+        if row["threads"] == threads and row["shape"] in ("gate_proj", "down_proj")
     ]
-    assert len(shares) == 2 * 5
-    assert min(shares) >= least
+    assert len(found) == 3 * 2 * 5
+    for row in found:
+        ways, density = row["ways"], row["density"]
+        if row["weights"] == "float32":
+            assert row["ideal"] >= least
+        elif row["weights"] == "bfloat16":
+            # of PyTorch's product; of ours, which is twice as fast, it is less
+            torch = ways["dense, torch"]["us"] / ways["event-driven"]["us"]
+            assert torch * density >= least
+            assert row["ideal"] >= 0.5
 
 
 def test_the_dense_product_is_the_fastest_there_is(results):
@@ -61,4 +67,13 @@ def test_tokens_are_faster_by_what_was_promised(results):
     assert [row["threads"] for row in rows] == [1, 2]
     for row in rows:
         assert abs(row["measured_density"]["spiking, same"] - 0.3) < 0.01
-    assert rows[0]["speedup"]["spiking, same"] >= 1.8
+        assert row["speedup_over_torch"]["spiking, same"] >= 1.8
+        assert row["speedup"]["spiking, same"] >= 1.5
+
+
+def test_the_readme_has_rows_of_the_results(results, benchmark):
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = benchmark.tokens_markdown(results["tokens"]).splitlines()
+    shown = [line for line in table[2:] if line in page]
+    assert table[0] in page
+    assert len(shown) == 3
