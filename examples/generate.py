@@ -175,8 +175,9 @@ def load_talkers(options: Namespace) -> Iterator[Talker]:
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or options.model)
     yield Talker("spiking", student, tokenizer)
     if options.teacher:
+        # in the student's dtype, so that a byte is a byte
         teacher = AutoModelForCausalLM.from_pretrained(
-            options.teacher, dtype=options.dtype
+            options.teacher, dtype=student.dtype
         )
         yield Talker("dense teacher", teacher.to(options.device).eval(), tokenizer)
 

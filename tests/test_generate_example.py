@@ -124,6 +124,16 @@ def keep(said, talkers, prompt, options):
     said.append(talkers[0].ids.tolist())
 
 
+def test_the_teacher_has_the_dtype_of_the_student(
+    example, arguments, llambas, tmp_path
+):
+    teacher = AutoModelForCausalLM.from_pretrained(llambas["dense"], dtype="bfloat16")
+    teacher.save_pretrained(tmp_path)
+    arguments("--prompt", "x", "--teacher", tmp_path)
+    talkers = example.load_talkers(example.parse_arguments())
+    assert [talker.model.dtype for talker in talkers] == [torch.float32] * 2
+
+
 def test_it_asks_until_nothing_is_said(example, arguments, monkeypatch, capsys):
     said = iter(["some words", ""])
     monkeypatch.setattr(example.console, "input", lambda _: next(said))
