@@ -62,6 +62,9 @@ def event_linear(
 
     Returns:
         y in the dtype of x; the sums are float32, or float64 where x is.
+
+    Raises:
+        ValueError: for an x of another number of inputs than the weights'.
     """
     return torch.ops.mar_snn.event_linear.default(x, weight, bias, scale, break_even)
 
@@ -121,9 +124,7 @@ def _library() -> ctypes.CDLL | None:
     try:
         return native.load(Path(__file__).with_name("projections.c"))
     except RuntimeError as why:
-        logger.warning(
-            "decoding on the CPU runs in PyTorch, several times slower: %s", why
-        )
+        logger.warning("decoding on the CPU runs in PyTorch, which is slower: %s", why)
         return None
 
 
@@ -203,7 +204,12 @@ def _run(
 ) -> tuple[Tensor, int]:
     """(y, the rows that were read), or a negative number of them and no y."""
     outputs, inputs = weight.shape
+    if x.shape[-1] != inputs:
+        raise ValueError(
+            f"expected {inputs} inputs on the last axis, got the shape {tuple(x.shape)}"
+        )
     x = x.contiguous()
+    scale = None if scale is None else scale.float().contiguous()
     y = x.new_empty(*x.shape[:-1], outputs)
     read = _function(kernel, weight.dtype)(
         x.data_ptr(),

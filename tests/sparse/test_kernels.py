@@ -166,6 +166,17 @@ def test_rows_may_lie_along_any_axes(where, shape):
     torch.testing.assert_close(dense_linear(x, weight), y)
 
 
+@pytest.mark.parametrize("name", ["event_linear", "dense_linear"])
+def test_inputs_that_do_not_fit_the_weights_are_refused(name):
+    # below the shape checker of the tests, which users do not have
+    operation = getattr(torch.ops.mar_snn, name)
+    more = (1.0,) if name == "event_linear" else ()
+    weight = torch.randn(5, 7)
+    stored = by_input(weight) if more else weight
+    with pytest.raises((ValueError, RuntimeError), match=r"7 inputs|shape|size"):
+        operation(torch.randn(1, 6), stored, None, None, *more)
+
+
 def test_sixteen_bits_are_rounded_to_the_nearest_and_to_even(where):
     # 1 + 2^-8 and 1 + 3 · 2^-8 lie in the middle between two numbers of 8 bits
     weight = torch.tensor(
