@@ -24,18 +24,23 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from decode_densities import calibrated_densities, site_of
+from decode_tables import (
+    densities_markdown,
+    kernels_markdown,
+    libraries_markdown,
+    tokens_markdown,
+)
 from rich.progress import track
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
-from mar_snn import SpikingConfig, calibrate, provenance, spikify
-from mar_snn.assets import TINY_LLAMBA
+from mar_snn import SpikingConfig, provenance, spikify
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.neurons import ATMNCoder
@@ -50,7 +55,6 @@ from mar_snn.spiking import coders, projections
 
 RESULTS = Path(__file__).parent / "results"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SOURCES = Path(__file__).parents[1] / "neurons"
 #: inputs, outputs
 SHAPES = {
     "in_proj": (2048, 8224),
@@ -184,43 +188,6 @@ def index_select(linear: EventLinear, x: Tensor) -> Tensor:
     return x[:, active] @ linear.weight.t().index_select(0, active)
 
 
-# ---- densities
-
-
-@cache
-def calibrated_densities(time_steps: int) -> dict[str, Any]:
-    """Shares of inputs with a spike by site, in a model that reads our own sources."""
-    model = LlambaForCausalLM.from_pretrained(TINY_LLAMBA, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(TINY_LLAMBA)
-    seen, unseen = (
-        tokenizer((SOURCES / name).read_text("utf-8"), return_tensors="pt").input_ids
-        for name in ("atmn.py", "coder.py")
-    )
-    dense = perplexity(model, unseen)
-    calibrate(
-        spikify(model, SpikingConfig(time_steps=time_steps)), [{"input_ids": seen}]
-    )
-    shares: dict[str, list[float]] = {}
-
-    def look(site: str, _: ATMNCoder, __: tuple[Tensor], decoded: Tensor) -> None:
-        shares.setdefault(site, []).append((decoded != 0).float().mean().item())
-
-    for name, coder in coders(model):
-        coder.register_forward_hook(partial(look, site_of(name)))
-    ratio = perplexity(model, unseen) / dense
-    return {
-        "time_steps": time_steps,
-        "perplexity_ratio": ratio,
-        "densities": {site: statistics.fmean(found) for site, found in shares.items()},
-    }
-
-
-@torch.inference_mode()
-def perplexity(model: LlambaForCausalLM, ids: Tensor) -> float:
-    """Of a text that is read at once."""
-    return model(ids, labels=ids).loss.exp().item()
-
-
 # ---- tokens
 
 
@@ -294,12 +261,6 @@ def set_densities(
         hook.remove()
 
 
-def site_of(coder: str) -> str:
-    """Such as mlp.in, of the name of a coder."""
-    _, owner, slot = coder.rsplit(".", 2)
-    return f"{owner}.{slot.removesuffix('_neuron')}"
-
-
 def random_tokens(count: int) -> Tensor:
     """Token ids; the weights are random too."""
     return torch.randint(LLAMBA_1B.vocab_size, (1, count), device=DEVICE)
@@ -361,80 +322,6 @@ def event_linears(model: nn.Module) -> Iterator[nn.Linear]:
     """The projections behind coders."""
     for _, linear, _ in projections(model):
         yield linear
-
-
-# ---- results
-
-
-def kernels_markdown(rows: list[dict[str, Any]], threads: int) -> str:
-    """A table of docs/decoding.md: speedups, and shares of 1 / density."""
-    lines = [
-        "| weights | projection | " + " | ".join(map(str, DENSITIES)) + " |",
-        "|---|---" + "|---" * len(DENSITIES) + "|",
-    ]
-    for weights in dict.fromkeys(row["weights"] for row in rows):
-        for shape, (inputs, outputs) in SHAPES.items():
-            cells = [
-                f"{row['speedup']:.2f} ({row['ideal']:.0%})"
-                for row in rows
-                if (row["weights"], row["shape"], row["threads"])
-                == (weights, shape, threads)
-            ]
-            name = f"{shape}, {inputs} → {outputs}"
-            lines.append(f"| {weights} | {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def libraries_markdown(rows: list[dict[str, Any]], threads: int = 1) -> str:
-    """A table of docs/decoding.md: bfloat16, times of all ways at one density."""
-    names = list(rows[0]["ways"])
-    lines = [
-        "| projection, density | " + " | ".join(names) + " |",
-        "|---" * (1 + len(names)) + "|",
-    ]
-    for row in rows:
-        if (row["weights"], row["threads"]) == ("bfloat16", threads) and (
-            row["density"] in (0.5, 0.1)
-        ):
-            cells = " | ".join(f"{row['ways'][name]['us']:.0f}" for name in names)
-            lines.append(f"| {row['shape']}, {row['density']} | {cells} |")
-    return "\n".join(lines)
-
-
-def densities_markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of docs/decoding.md."""
-    sites = list(rows[0]["densities"])
-    lines = [
-        "| time steps | perplexity, x dense | " + " | ".join(sites) + " |",
-        "|---|---" + "|---" * len(sites) + "|",
-    ]
-    for row in rows:
-        shares = " | ".join(f"{row['densities'][site]:.2f}" for site in sites)
-        lines.append(
-            f"| {row['time_steps']} | {row['perplexity_ratio']:.2f} | {shares} |"
-        )
-    return "\n".join(lines)
-
-
-def tokens_markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of docs/decoding.md: tokens a second, and ratios to ours and torch's."""
-    names = list(rows[0]["models"])
-    lines = [
-        "| threads | density | " + " | ".join(names) + " |",
-        "|---|---" + "|---" * len(names) + "|",
-    ]
-    for row in rows:
-        cells = []
-        for name in names:
-            cell = f"{row['models'][name]['tokens_per_second']:.1f}"
-            if name in row["speedup"]:
-                ratios = row["speedup"][name], row["speedup_over_torch"][name]
-                cell += f" (x {ratios[0]:.2f}, {ratios[1]:.2f})"
-            cells.append(cell)
-        lines.append(
-            f"| {row['threads']} | {row['density']} | " + " | ".join(cells) + " |"
-        )
-    return "\n".join(lines)
 
 
 def main() -> None:

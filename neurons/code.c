@@ -4,26 +4,9 @@
  * bits: a product with a spike is exact, and -ffp-contract=off keeps the others apart.
  * The membranes of bfloat16 values are float.
  */
-#include <stdint.h>
-#include <string.h>
+#include "bfloat16.h"
 
 #define BLOCK 256
-
-static inline float from_bf16(uint16_t narrow)
-{
-    const uint32_t bits = (uint32_t)narrow << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint16_t to_bf16(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    const uint32_t even = bits + 0x7fff + (bits >> 16 & 1); /* to the nearest */
-    return value != value ? 0x7fc0 : even >> 16;
-}
 
 #define SAME(value) (value)
 

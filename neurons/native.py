@@ -18,6 +18,8 @@ from pathlib import Path
 __all__ = ["load", "obstacle"]
 
 _FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
+#: where the headers are
+_HERE = Path(__file__).parent
 
 
 def obstacle() -> str:
@@ -42,16 +44,16 @@ def load(source: Path, *flags: str) -> ctypes.CDLL:
     # Apple's clang has no OpenMP: there the loops run on one thread
     openmp = () if sys.platform == "darwin" else ("-fopenmp",)
     command = [*_compiler(), *_FLAGS, *openmp, *flags]
-    key = hashlib.sha256(
-        source.read_bytes() + repr((command, _machine())).encode()
-    ).hexdigest()
+    texts = [path.read_bytes() for path in (source, *sorted(_HERE.glob("*.h")))]
+    known = b"".join([*texts, repr((command, _machine())).encode()])
+    key = hashlib.sha256(known).hexdigest()
     library = _cache() / f"{source.stem}-{key[:16]}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
             done = subprocess.run(
-                [*command, str(source), "-o", str(made)],
+                [*command, f"-I{_HERE}", str(source), "-o", str(made)],
                 capture_output=True,
                 text=True,
                 check=False,

@@ -1,6 +1,10 @@
 """What tests of several folders share."""
 
 import importlib.util
+import json
+import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +21,7 @@ from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.spiking import calibrate, spikify
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +39,64 @@ def load_example() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def load_benchmark() -> Callable[[str], ModuleType]:
+    """Import a benchmark, or a part of one, by its name, without running it."""
+
+    def load(name: str) -> ModuleType:
+        if str(BENCHMARKS) not in sys.path:  # as when it runs: modules beside it
+            sys.path.append(str(BENCHMARKS))
+        path = BENCHMARKS / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def load_results() -> Callable[[str], Any]:
+    """Read what a benchmark wrote and somebody committed."""
+
+    def load(name: str) -> Any:
+        path = BENCHMARKS / "results" / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return load
+
+
+@pytest.fixture
+def run_processes() -> Callable[[Path, Path, int], Any]:
+    """Run a script as so many processes of a group; what the first saved to a path."""
+
+    def run(script: Path, path: Path, processes: int) -> Any:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        shared = {
+            "WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        running = [
+            subprocess.Popen(
+                [sys.executable, str(script), str(path)],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(processes)
+        ]
+        for process in running:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+        return torch.load(path)
+
+    return run
 
 
 @pytest.fixture(scope="session")

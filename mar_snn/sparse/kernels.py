@@ -167,6 +167,7 @@ def _event_linear(
     scale: Tensor | None,
     break_even: float,
 ) -> Tensor:
+    _check_inputs(x, weight)
     if x.is_cuda and weight.dtype in _NATIVE:
         from mar_snn.sparse.triton_kernels import event_linear as launch
 
@@ -187,11 +188,21 @@ def _event_linear(
 def _dense_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None
 ) -> Tensor:
+    _check_inputs(x, weight)
     if runs_native(x, weight) and weight.is_contiguous():
         y, read = _run("dot", x, weight, bias, scale)
         if read >= 0:
             return y
     return dense_linear_reference(x, weight, bias, scale)
+
+
+def _check_inputs(x: Tensor, weight: Tensor) -> None:
+    """C and Triton would read beyond what does not fit."""
+    if x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"expected {weight.shape[1]} inputs on the last axis, got the shape "
+            f"{tuple(x.shape)}"
+        )
 
 
 def _run(
@@ -204,10 +215,6 @@ def _run(
 ) -> tuple[Tensor, int]:
     """(y, the rows that were read), or a negative number of them and no y."""
     outputs, inputs = weight.shape
-    if x.shape[-1] != inputs:
-        raise ValueError(
-            f"expected {inputs} inputs on the last axis, got the shape {tuple(x.shape)}"
-        )
     x = x.contiguous()
     scale = None if scale is None else scale.float().contiguous()
     y = x.new_empty(*x.shape[:-1], outputs)

@@ -6,6 +6,7 @@ Both are nn.Linear in everything else: many rows, gradients, state_dict, bias. W
 
 import mmap
 import sys
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,7 +19,7 @@ from mar_snn.sparse.kernels import dense_linear, event_linear
 __all__ = ["DenseLinear", "EventLinear"]
 
 
-class _DecodingLinear(nn.Linear):
+class _DecodingLinear(nn.Linear, ABC):
     """The weights of `linear`, laid out for a kernel that takes up to `max_rows` rows.
 
     Args:
@@ -62,9 +63,9 @@ class _DecodingLinear(nn.Linear):
         self.weight_int8 = self._laid_out(steps.round_().to(torch.int8))
         self.register_parameter("weight", None)
 
+    @abstractmethod
     def _laid_out(self, weight: Tensor) -> Tensor:
         """The same numbers in the same shape, in the order of the kernel."""
-        raise NotImplementedError
 
     def _laid_out_parameter(self, weight: Tensor) -> nn.Parameter:
         laid_out = self._laid_out(weight.detach())
@@ -75,9 +76,9 @@ class _DecodingLinear(nn.Linear):
         """The weights as they are in memory, in nn.Linear's shape."""
         return self.weight if self.weight_int8 is None else self.weight_int8
 
+    @abstractmethod
     def _few(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
         """The product of at most `max_rows` rows."""
-        raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
         """W x + b; by the kernel for few rows, where no gradient is asked for."""

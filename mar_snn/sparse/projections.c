@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bfloat16.h"
+
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
@@ -30,13 +32,7 @@ typedef int8_t bytes __attribute__((vector_size(LANES)));
 
 static inline float one_f32(float w) { return w; }
 
-static inline float one_bf16(uint16_t w)
-{
-    const uint32_t bits = (uint32_t)w << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
+static inline float one_bf16(uint16_t w) { return from_bf16(w); }
 
 static inline float one_i8(int8_t w) { return w; }
 
@@ -82,12 +78,8 @@ static float *widened(const void *x, int narrow, int64_t count)
 
 static void narrow_to(uint16_t *y, const float *sums, int64_t count)
 {
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, sums + i, sizeof bits);
-        const uint32_t even = bits + 0x7fff + (bits >> 16 & 1); /* to the nearest */
-        y[i] = sums[i] != sums[i] ? 0x7fc0 : even >> 16;
-    }
+    for (int64_t i = 0; i < count; i++)
+        y[i] = to_bf16(sums[i]);
 }
 
 /* The inputs that are not zero in any row of x, in order; NaN is not. */

@@ -1,7 +1,5 @@
 """What docs/losses.md says is what was measured, and within what was promised."""
 
-import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -10,18 +8,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def results():
-    path = ROOT / "benchmarks" / "results" / "losses-cpu.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+def results(load_results):
+    return load_results("losses-cpu")
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    path = ROOT / "benchmarks" / "losses.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_losses", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("losses")
 
 
 def peaks(results, loss, dtype="float32"):

@@ -1,7 +1,5 @@
 """What docs/model.md says of the scan is what was measured, and as was promised."""
 
-import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -12,18 +10,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def results():
-    path = ROOT / "benchmarks" / "results" / "scan-cpu.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+def results(load_results):
+    return load_results("scan-cpu")
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    path = ROOT / "benchmarks" / "scan.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_the_scan", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("scan")
 
 
 @pytest.fixture(scope="module")

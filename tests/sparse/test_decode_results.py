@@ -1,7 +1,5 @@
 """What docs/decoding.md says is what was measured, and within what was promised."""
 
-import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -10,18 +8,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def results():
-    path = ROOT / "benchmarks" / "results" / "decode-cpu.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+def results(load_results):
+    return load_results("decode-cpu")
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    path = ROOT / "benchmarks" / "decode.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_decoding", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("decode_tables")
 
 
 def test_the_tables_are_those_of_the_results(results, benchmark):
