@@ -1,13 +1,14 @@
 # make demo   distil the tiny teacher into a spiking student: tables, pictures, checkpoint
 # make test   everything that must hold before a change is accepted
 # make docs   the documentation, into docs/_build
+# make gpu    what is right and how fast on the NVIDIA GPU of this machine, in ten minutes
 # VENV=/path  an environment elsewhere;  PYTHON=python3.12  another interpreter
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test docs gpu clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/python examples/distill_llamba.py
@@ -22,6 +23,9 @@ test: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/sphinx-build -W -b html docs docs/_build
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/on_gpu.py
 
 clean:
 	rm -rf docs/_build outputs .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu.tables import markdown
 
 from mar_snn import provenance
 
@@ -50,7 +51,8 @@ def main() -> int:
     """Run the parts one after the other; 1 if a comparison failed, 2 without a GPU."""
     options = arguments().parse_args()
     if options.child:
-        return run_part(options.child, torch.device(options.device), options.rows)
+        device = torch.device(options.device)
+        return run_part(options.child, device, options.rows, options.budget)
     if options.device == "cuda" and not torch.cuda.is_available():
         print(
             f"no NVIDIA GPU that PyTorch {torch.__version__} can use was found, so "
@@ -62,23 +64,24 @@ def main() -> int:
     for package, purpose in OPTIONAL.items():
         if find_spec(package) is None:
             print(f"{package} is not installed: {purpose} will be missing")
-    machine = provenance.machine()
-    results: dict[str, Any] = {
-        "script": "benchmarks/on_gpu.py",
-        "machine": machine | {"driver": driver(), "cuda": torch.version.cuda},
-        "versions": provenance.versions(*filter(find_spec, ("triton",))),
-        "seconds": {},
-        "parts": {},
-    }
+    machine = provenance.machine() | {"driver": driver(), "cuda": torch.version.cuda}
     name = machine["device"] if options.device == "cuda" else "rehearsal"
     path = options.output or RESULTS / f"gpu-{name.lower().replace(' ', '-')}.json"
+    results: dict[str, Any] = {"script": "benchmarks/on_gpu.py", "parts": {}}
+    if path.exists():  # parts that are not run again stay
+        results = json.loads(path.read_text(encoding="utf-8"))
     total = sum(SECONDS.values())
     for part in options.parts:
         seconds = SECONDS[part] * options.budget / total
         print(f"{part}: up to {seconds:.0f} s", flush=True)
-        rows, taken = rows_of(part, seconds, options.device)
-        results["parts"][part] = rows
-        results["seconds"][part] = round(taken, 1)
+        child = [sys.executable, __file__, "--child", part, "--device", options.device]
+        rows, taken = rows_of(child, seconds)
+        results["parts"][part] = {
+            "machine": machine,
+            "versions": provenance.versions(*filter(find_spec, ("triton",))),
+            "seconds": round(taken, 1),
+            "rows": rows,
+        }
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(summary(results))
     print(f"wrote {path}")
@@ -113,31 +116,18 @@ def driver() -> str | None:
         return None
 
 
-def rows_of(
-    part: str, seconds: float, device: str
-) -> tuple[list[dict[str, Any]], float]:
-    """What a part handed over until its time was up, and how long it took."""
+def rows_of(command: list[str], seconds: float) -> tuple[list[dict[str, Any]], float]:
+    """The rows that a process wrote into `--rows` in time, and how long it took."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         process = subprocess.Popen(
-            [
-                sys.executable,
-                __file__,
-                "--child",
-                part,
-                "--device",
-                device,
-                "--rows",
-                path,
-            ],
-            env=os.environ | {"MAR_SNN_PART_SECONDS": str(seconds)},
+            [*command, "--rows", path, "--budget", str(seconds)],
             start_new_session=True,
         )
         stopped = None
         try:
-            code = process.wait(seconds + GRACE)
-            if code:
+            if code := process.wait(seconds + GRACE):
                 stopped = f"the process ended with {code}"
         except subprocess.TimeoutExpired:
             stopped = f"stopped after {seconds + GRACE:.0f} s, in the middle of a row"
@@ -160,13 +150,13 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def run_part(part: str, device: torch.device, path: Path) -> int:
+def run_part(part: str, device: torch.device, path: Path, seconds: float) -> int:
     """Hand over the rows of a part until its time is up, or until it fails."""
     torch.manual_seed(0)
     with path.open("a", encoding="utf-8") as file:
         try:
             rows = importlib.import_module(f"gpu.{part}").rows(device)
-            deadline = time.monotonic() + float(os.environ["MAR_SNN_PART_SECONDS"])
+            deadline = time.monotonic() + seconds
             for row in rows:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
@@ -182,26 +172,17 @@ def run_part(part: str, device: torch.device, path: Path) -> int:
 
 def all_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of all parts."""
-    return [row for rows in results["parts"].values() for row in rows]
+    return [row for part in results["parts"].values() for row in part["rows"]]
 
 
 def summary(results: dict[str, Any]) -> str:
-    """A line for each row that has a time or went wrong."""
-    lines = []
-    for part, rows in results["parts"].items():
-        wrong = [row for row in rows if row.get("ok") is False]
-        right = sum(row.get("ok") is True for row in rows)
-        lines.append(f"== {part}: {len(rows)} rows, {right} right, {len(wrong)} wrong")
-        for row in rows:
-            if row.get("ok") is True and row["case"] != "pytest":
-                continue
-            lines.append("  ".join(f"{k}={short(v)}" for k, v in row.items()))
-    return "\n".join(lines)
-
-
-def short(value: Any) -> str:
-    """A figure of three digits, or the end of a text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[-600:]
+    """The tables of docs/gpu.md, and below them whatever went wrong."""
+    remarks = [
+        "  ".join(f"{key}={value}" for key, value in row.items())
+        for row in all_rows(results)
+        if row.get("ok") is False or row["case"] in ("stopped", "out of time")
+    ]
+    return "\n".join([markdown(results), *remarks])
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
-import tempfile
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -23,30 +22,38 @@ from mar_snn.neurons.reference import membrane_dtype, readout_weights
 from mar_snn.neurons.surrogate import KERNEL_SURROGATES
 
 ROOT = Path(__file__).parents[2]
-#: these run on the GPU where there is one, and in Triton's interpreter elsewhere
-TRITON_TESTS = (
+#: what runs on a GPU where there is one: Triton's interpreter has had the second half;
+#: fla tunes its kernels for a minute, so its tests are the last
+TESTS = (
+    "tests/neurons/test_cuda_graph.py",
+    "tests/neurons/test_cupy_kernels.py",
+    "tests/neurons/test_interop.py",
+    "tests/sparse/test_graph.py",
+    "tests/test_spike_image.py",
     "tests/neurons/test_triton_kernels.py",
     "tests/sparse/test_triton_kernels.py",
     "tests/distill/test_triton_divergences.py",
+    "tests/llamba/test_scan_backends.py",
 )
+#: of a line that pytest-xdist or pytest prints for a test
+OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b")
+#: random cases of each backend; pytest has the rest of the time
+CASES = 150
+
 Outcome = tuple[list[Tensor], list[Tensor]]
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def rows(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Random cases are drawn until the time is up; the tests come first."""
-    if device.type == "cuda":
-        yield from test_rows("-m", "gpu", "tests")
-        for path in TRITON_TESTS:
-            yield from test_rows("-m", "not slow", path)
+    """Random cases of every backend, then the tests that run on this device."""
     backends = [n for n, why in available_backends(device).items() if not why]
     backends = [name for name in backends if name not in ("native", "torch")]
     draw = random.Random(0)
     # memory that is not written is NaN
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    for seed in range(10_000):
+    for seed in range(CASES):
         for backend in backends or ["torch"]:
             torch.manual_seed(seed)
             case, ours, theirs = random_case(device, backend, draw)
@@ -55,39 +62,36 @@ def rows(device: torch.device) -> Iterator[dict[str, Any]]:
             except Exception as error:  # noqa: BLE001  compilers fail in any way
                 why = f"{type(error).__name__}: {error}"
             yield case | {"ok": not why} | ({"why": why} if why else {})
+    if device.type == "cuda":
+        yield from test_rows()
 
 
-def test_rows(*arguments: str) -> Iterator[dict[str, Any]]:
-    """A row for the run and one for each test that failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        # what a newer library warns of is not what is asked here
-        command += ["-W", "default"]
-        if find_spec("xdist") is not None:  # most of the time is compilers'
-            command += ["-n", str(min(os.cpu_count() or 1, 8))]
-        run = subprocess.run(
-            [*command, f"--junit-xml={report}", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        case = {"case": "pytest", "arguments": " ".join(arguments)}
-        if not report.exists():
-            yield case | {"ok": False, "why": (run.stdout + run.stderr)[-4000:]}
-            return
-        tests = ET.parse(report).getroot().iter("testcase")
-    found = {"passed": 0, "skipped": 0, "failed": 0}
-    for test in tests:
-        wrong = [child for child in test if child.tag in ("failure", "error")]
-        skipped = test.find("skipped") is not None
-        found["failed" if wrong else "skipped" if skipped else "passed"] += 1
-        if wrong:
-            name = f"{test.get('classname')}::{test.get('name')}"
-            why = (wrong[0].get("message") or "") + "\n" + (wrong[0].text or "")[-1500:]
-            yield {"case": "test", "name": name, "ok": False, "why": why}
-    yield case | {"ok": found["failed"] == 0} | found
+def test_rows() -> Iterator[dict[str, Any]]:
+    """A row for each test as soon as it has run, and what pytest says of failures."""
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "--color=no"]
+    # what a newer library warns of is not what is asked here
+    command += ["-W", "default", "-p", "no:cacheprovider"]
+    if find_spec("xdist") is not None:  # most of the time is compilers'
+        command += ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "load"]
+    process = subprocess.Popen(
+        [*command, *TESTS],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    others: list[str] = []
+    for line in process.stdout or ():
+        if (found := OUTCOME.search(line)) and "::" in line:
+            name = next(word for word in line.split() if "::" in word)
+            outcome = found[1].lower()
+            row = {"case": "test", "name": name, "outcome": outcome}
+            yield row | {"ok": outcome in ("passed", "skipped")}
+        else:
+            others.append(line)
+    if process.wait():
+        text = "".join(others)
+        yield {"case": "pytest", "ok": False, "why": text[-20_000:]}
 
 
 def random_case(

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from gpu.timing import peak_bytes, wall_milliseconds
 from mar_snn import SpikingConfig, calibrate, spikify
 from mar_snn.assets import TINY_LLAMBA
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+from mar_snn.llamba.scan_backends import ENVIRONMENT as SCAN_BACKEND
 
 #: the shape of SmolLM2-135M
 LLAMBA_135M = LlambaConfig(
@@ -30,6 +32,8 @@ BATCHES = {
 
 def rows(device: torch.device) -> Iterator[dict[str, Any]]:
     """A step is forward, backward and AdamW, with float32 parameters under autocast."""
+    # fla would tune its kernels for a minute; the scans have a part of their own
+    os.environ[SCAN_BACKEND] = "torch"
     models = {}
     for name in BATCHES[device.type]:
         torch.manual_seed(0)
