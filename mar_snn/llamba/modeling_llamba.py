@@ -28,10 +28,12 @@ from mar_snn.llamba.configuration_llamba import LlambaConfig
 from mar_snn.llamba.generation import RecurrentGenerationMixin
 from mar_snn.llamba.model_card import CardedPreTrainedModel
 from mar_snn.llamba.rows import (
+    Padding,
     convolve_documents,
     convolve_token,
+    find_padding,
+    last_inputs,
     number_documents,
-    token_mask,
 )
 from mar_snn.llamba.scan import LlambaScan
 from mar_snn.neurons.atmn import ATMNNode
@@ -70,28 +72,38 @@ class CausalConv1d(nn.Conv1d):
         x: Float[Tensor, "B L channels"],
         state: Float[Tensor, "B channels before"] | None = None,
         seq_idx: Int[Tensor, "B L"] | None = None,
+        padding: Padding | None = None,
     ) -> tuple[Float[Tensor, "B L channels"], Float[Tensor, "B channels before"]]:
         """(output, last taps - 1 inputs); `state` is that of the tokens before.
 
         No document sees another where `seq_idx` numbers them from left to right; the
-        first goes on from the state, and the last leaves its inputs alone.
+        first goes on from the state, and the last leaves its inputs alone. No token
+        sees padding, and padding leaves nothing.
         """
         if state is not None and x.shape[1] == 1:
-            return convolve_token(x, state, self.weight[:, 0], self.bias)
+            return convolve_token(x, state, self.weight[:, 0], self.bias, padding)
         before = self.kernel_size[0] - 1
+        if padding is not None:
+            x = padding.behind(x)
         x = x.transpose(1, 2)
         if state is None:
             x = F.pad(x, (before, 0))
         else:
             x = torch.cat([state.to(x.dtype), x], dim=-1)
         # a copy, which does not keep the whole input alive, and as a step wants it
-        last = x[..., x.shape[-1] - before :].mT.contiguous().mT
+        last = last_inputs(x.mT, before, padding).contiguous().mT
         if seq_idx is None:
-            return super().forward(x).transpose(1, 2), last
-        seq_idx = torch.cat([seq_idx[:, :1].expand(-1, before), seq_idx], dim=1)
-        foreign = seq_idx[:, seq_idx.shape[1] - before :] != seq_idx[:, -1:]
-        y = convolve_documents(x, seq_idx, self.weight[:, 0], self.bias)
-        return y.transpose(1, 2), last.masked_fill(foreign[:, None], 0)
+            y = super().forward(x)
+        else:
+            last_document = seq_idx[:, -1:]
+            if padding is not None:
+                seq_idx = padding.behind(seq_idx)
+            seq_idx = torch.cat([seq_idx[:, :1].expand(-1, before), seq_idx], dim=1)
+            foreign = last_inputs(seq_idx, before, padding) != last_document
+            last = last.masked_fill(foreign[:, None], 0)
+            y = convolve_documents(x, seq_idx, self.weight[:, 0], self.bias)
+        y = y.transpose(1, 2)
+        return y if padding is None else padding.between(y), last
 
 
 class LlambaMixer(nn.Module):
@@ -128,24 +140,19 @@ class LlambaMixer(nn.Module):
         u: Float[Tensor, "B L D"],
         cache: LlambaCache | None = None,
         layer_idx: int = 0,
-        mask: Int[Tensor, "B L 1"] | None = None,
+        padding: Padding | None = None,
         seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """The mixed tokens; `mask` is 0 on padding, which must come before them.
-
-        `seq_idx` numbers the documents of a row from left to right.
-        """
+        """The mixed tokens; `seq_idx` numbers the documents of a row, left to right."""
         conv_state = cache.conv_states[layer_idx] if cache else None
         ssm_state = cache.ssm_states[layer_idx] if cache else None
-        if mask is not None:
-            u = u * mask.to(u.dtype)
         xbc, z, a_log = self.in_proj(self.in_neuron(u)).split(self.split_sizes, dim=-1)
-        if mask is not None and self.in_proj.bias is not None:
-            xbc = xbc * mask.to(xbc.dtype)
-        xbc, conv_state = self.conv1d(xbc, conv_state, seq_idx)
+        xbc, conv_state = self.conv1d(xbc, conv_state, seq_idx, padding)
         xbc = self.activation(xbc)
-        if mask is not None:  # the convolution's bias must not reach the state
-            xbc = xbc * mask.to(xbc.dtype)
+        if padding is not None:
+            # nothing enters the state, and its decay is sigmoid(inf) = 1
+            xbc = xbc.masked_fill(~padding.is_token[..., None], 0)
+            a_log = a_log.masked_fill(~padding.is_token[..., None], -torch.inf)
         x, b, c = xbc.split(self.conv_split_sizes, dim=-1)
         x = x.unflatten(-1, (self.num_heads, -1))
         b, c = (t.unflatten(-1, (self.num_groups, -1)) for t in (b, c))
@@ -194,12 +201,12 @@ class LlambaBlock(GradientCheckpointingLayer):
         self,
         h: Float[Tensor, "B L D"],
         cache: LlambaCache | None = None,
-        mask: Int[Tensor, "B L 1"] | None = None,
+        padding: Padding | None = None,
         seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """The residual stream behind this block."""
         u = self.input_layernorm(h)
-        h = h + self.mixer(u, cache, self.layer_idx, mask, seq_idx)
+        h = h + self.mixer(u, cache, self.layer_idx, padding, seq_idx)
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
@@ -274,8 +281,9 @@ class LlambaModel(LlambaPreTrainedModel):
 
         Args:
             input_ids: token ids; or pass `inputs_embeds`.
-            attention_mask: 1 on tokens, 0 on padding, over all tokens read so far or
-                over these; padding must stand on the left.
+            attention_mask: 1 on tokens, 0 on padding, wherever it stands, over these
+                tokens or over all read so far: each row's tokens give what they give
+                without the padding, and the cache is that of the tokens.
             past_key_values: the cache of the tokens before; `cache` is the same.
             inputs_embeds: embeddings instead of ids.
             use_cache: whether to return a cache; by default the config's answer when
@@ -289,9 +297,9 @@ class LlambaModel(LlambaPreTrainedModel):
             kwargs: ignored.
 
         Raises:
-            ValueError: with both or neither of ids and embeddings, with a cache and
-                padding on the right, or with `seq_idx` of another shape than the ids
-                or beside a cache that holds tokens already.
+            ValueError: with both or neither of ids and embeddings, with a mask or
+                `seq_idx` of another shape than the ids, or with `seq_idx` beside a
+                cache that holds tokens already.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds, not both or none")
@@ -301,15 +309,15 @@ class LlambaModel(LlambaPreTrainedModel):
         cache = past_key_values if cache is None else cache
         if use_cache and cache is None:
             cache = LlambaCache(self.config.n_layer)
-        mask = token_mask(attention_mask, h.shape[1], cached=cache is not None)
+        padding = find_padding(attention_mask, (h.shape[0], h.shape[1]), cache)
         if seq_idx is not None:
-            seq_idx = number_documents(seq_idx, h.shape[:2], cache)
+            seq_idx = number_documents(seq_idx, h.shape[:2], cache, padding)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         hidden_states = []
         for layer in self.layers:
             hidden_states.append(h)
-            h = layer(h, cache, mask, seq_idx)
+            h = layer(h, cache, padding, seq_idx)
         h = self.final_layernorm(h)
         hidden_states.append(h)
         if cache is not None:

@@ -130,33 +130,6 @@ def padded(ids, pads=5):
     return {"input_ids": torch.cat([filler, ids], dim=1), "attention_mask": mask}
 
 
-def test_left_padding_changes_nothing(model, ids):
-    expected = model(ids, use_cache=False).logits
-    logits = model(**padded(ids), use_cache=False).logits[:, 5:]
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
-
-
-def test_left_padding_changes_nothing_where_the_projection_has_a_bias(config, ids):
-    config.ssm_cfg |= {"bias": True}
-    model = LlambaForCausalLM(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    expected = model(ids, use_cache=False).logits
-    logits = model(**padded(ids), use_cache=False).logits[:, 5:]
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
-
-
-def test_padding_on_the_right_is_refused_where_it_would_enter_the_state(model, ids):
-    mask = torch.ones_like(ids)
-    mask[0, -1] = 0
-    with pytest.raises(ValueError, match="pad on the left"):
-        model(ids, attention_mask=mask, use_cache=True)
-    logits = model(ids, attention_mask=mask, use_cache=False).logits
-    expected = model(ids, use_cache=False).logits
-    torch.testing.assert_close(logits[0, :-1], expected[0, :-1])
-
-
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
 def test_generation_with_the_cache_is_generation_without(model, ids, options):
     options |= {"max_new_tokens": 9, "do_sample": False}
