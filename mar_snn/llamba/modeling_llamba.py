@@ -125,9 +125,8 @@ class LlambaMixer(nn.Module):
         self.conv1d = CausalConv1d(
             self.split_sizes[0], ssm["d_conv"], bias=ssm["conv_bias"]
         )
-        self.activation = (
-            nn.Identity() if ssm["activation"] == "identity" else ACT2FN["silu"]
-        )
+        identity = ssm["activation"] == "identity"
+        self.activation = nn.Identity() if identity else ACT2FN[ssm["activation"]]
         self.scan = LlambaScan(config.scan_backend)
         self.D = nn.Parameter(torch.ones(self.num_heads))
         # the released model has this bias where in_proj has none
@@ -255,6 +254,7 @@ class LlambaModel(LlambaPreTrainedModel):
     """Embedding, blocks and last norm."""
 
     def __init__(self, config: LlambaConfig) -> None:
+        config.settle()
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(
