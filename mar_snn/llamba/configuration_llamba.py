@@ -178,6 +178,17 @@ class LlambaConfig(PreTrainedConfig):
         return int(self.d_model * self.ssm_cfg["expand"])
 
     @property
+    def state_sizes(self) -> list[tuple[int, ...]]:
+        """Sizes of what a layer remembers of a row: of its convolution and its scan."""
+        ssm = self.ssm_cfg
+        channels = self.d_inner + 2 * ssm["n_qk_heads"] * ssm["d_state"]
+        heads = ssm["n_v_heads"]
+        return [
+            (channels, ssm["d_conv"] - 1),
+            (heads, self.d_inner // heads, ssm["d_state"]),
+        ]
+
+    @property
     def layer_types(self) -> list[str]:
         """What transformers asks a model about its layers: none of them attends."""
         return ["linear_attention"] * self.n_layer

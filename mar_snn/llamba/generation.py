@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
-from mar_snn.llamba.cache import CACHE_NAME, LlambaCache
+from mar_snn.llamba.cache import CACHE_NAME, LlambaCache, as_llamba_cache
 
 __all__ = ["RecurrentGenerationMixin"]
 
@@ -34,8 +34,8 @@ class RecurrentGenerationMixin(GenerationMixin):
         Raises:
             ValueError: for speculative decoding, whose wrong guesses would have to be
                 taken back, and for a `cache_implementation`, which lays out keys and
-                values of an attention that is not there; for prompts that end in
-                padding.
+                values of an attention that is not there; for a cache that is not
+                Llamba's; for prompts that end in padding.
         """
         settings = (generation_config or self.generation_config).to_dict() | kwargs
         guessing = [name for name in _GUESSING if settings.get(name)]
@@ -53,7 +53,11 @@ class RecurrentGenerationMixin(GenerationMixin):
                 "attention, and Llamba has none: its LlambaCache has a constant size "
                 "and fixed addresses as it is; leave it out"
             )
-        given = kwargs.keys() & {"cache", "past_key_values"}
+        given = [
+            as_llamba_cache(kwargs[name])
+            for name in ("cache", "past_key_values")
+            if kwargs.get(name) is not None
+        ]
         if settings.get("prefill_chunk_size") and not given:
             kwargs[CACHE_NAME] = LlambaCache(self.config.n_layer)
         return super().generate(

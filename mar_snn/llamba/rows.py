@@ -46,7 +46,7 @@ def _take(t: Tensor, places: Int[Tensor, "B M"]) -> Tensor:
 
 
 def find_padding(
-    attention_mask: Any, shape: tuple[int, int], cache: LlambaCache | None
+    attention_mask: Any, shape: torch.Size, cache: LlambaCache | None
 ) -> Padding | None:
     """Where the tokens of this shape are padding; None where the mask has only ones.
 
@@ -89,7 +89,7 @@ def find_padding(
 
 def number_documents(
     seq_idx: Tensor,
-    shape: tuple[int, int],
+    shape: torch.Size,
     cache: LlambaCache | None,
     padding: Padding | None,
 ) -> Int[Tensor, "B L"]:
