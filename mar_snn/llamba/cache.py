@@ -1,14 +1,14 @@
 """LlambaCache: what a Llamba model remembers of the tokens it has read."""
 
 from dataclasses import fields
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-__all__ = ["CACHE_NAME", "LlambaCache", "overwritable"]
+__all__ = ["CACHE_NAME", "LlambaCache", "as_llamba_cache", "overwritable"]
 
 #: What transformers calls a model's cache: "past_key_values" up to 5.23, then "cache".
 CACHE_NAME = next(
@@ -50,6 +50,34 @@ class LlambaCache:
         """
         return [False] * len(self.ssm_states)
 
+    def check(self, batch: int, layers: int, sizes: list[tuple[int, ...]]) -> None:
+        """Refuse to go on with other rows, or in a model of other sizes.
+
+        `sizes` are those of a row's two states in a layer, of convolution and of scan.
+
+        Raises:
+            ValueError: where what is remembered is of another size.
+        """
+        held = [
+            state
+            for states in (self.conv_states, self.ssm_states)
+            for state in states[:1]
+            if state is not None
+        ]
+        held_sizes = [tuple(state.shape[1:]) for state in held]
+        if len(self.ssm_states) != layers or held_sizes not in ([], sizes):
+            raise ValueError(
+                f"the cache is of a model of {len(self.ssm_states)} layers with states "
+                f"of {held_sizes or 'any size'}, and this model has {layers} with "
+                f"{sizes}: pass the cache that this model returned"
+            )
+        if held and len(held[0]) != batch:
+            raise ValueError(
+                f"the cache has read {len(held[0])} rows, and {batch} are to go on "
+                "from it: pass tokens for each, or repeat what was read, for beams and "
+                "num_return_sequences too, by cache.reorder_cache(indices)"
+            )
+
     def update(
         self,
         layer_idx: int,
@@ -87,6 +115,22 @@ class LlambaCache:
                 None if state is None else state.index_select(0, beam_idx)
                 for state in states
             ]
+
+
+def as_llamba_cache(given: Any) -> LlambaCache:
+    """`given`, which is one.
+
+    Raises:
+        ValueError: where it is anything else, such as transformers' own caches.
+    """
+    if isinstance(given, LlambaCache):
+        return given
+    raise ValueError(
+        f"the cache must be a LlambaCache, got {type(given).__name__}: Llamba "
+        "remembers two states a layer, and no keys and values of an attention. Leave "
+        "it out, and the model makes its own and returns it. PEFT's prefix tuning is "
+        "keys and values: use LoRA or prompt tuning"
+    )
 
 
 def overwritable(state: Tensor) -> bool:

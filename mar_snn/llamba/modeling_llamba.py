@@ -22,16 +22,19 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
 )
+from transformers.utils import can_return_tuple
 
-from mar_snn.llamba.cache import CACHE_NAME, LlambaCache
+from mar_snn.llamba.cache import CACHE_NAME, LlambaCache, as_llamba_cache
 from mar_snn.llamba.configuration_llamba import LlambaConfig
 from mar_snn.llamba.generation import RecurrentGenerationMixin
 from mar_snn.llamba.model_card import CardedPreTrainedModel
 from mar_snn.llamba.rows import (
+    Padding,
     convolve_documents,
     convolve_token,
+    find_padding,
+    last_inputs,
     number_documents,
-    token_mask,
 )
 from mar_snn.llamba.scan import LlambaScan
 from mar_snn.neurons.atmn import ATMNNode
@@ -42,6 +45,12 @@ __all__ = ["LlambaForCausalLM", "LlambaModel", "LlambaPreTrainedModel"]
 
 #: The blocks' norms use this whatever the config says, as in the released model.
 _BLOCK_NORM_EPSILON = 1e-5
+
+#: What tokenizers and `generate` may add to every model's arguments.
+_MEANINGLESS = ("cache_position", "token_type_ids")
+
+#: Arguments of the loss that come through the model.
+_OF_THE_LOSS = ("ignore_index", "num_items_in_batch", "shift_labels")
 
 
 class LlambaRMSNorm(nn.Module):
@@ -70,28 +79,38 @@ class CausalConv1d(nn.Conv1d):
         x: Float[Tensor, "B L channels"],
         state: Float[Tensor, "B channels before"] | None = None,
         seq_idx: Int[Tensor, "B L"] | None = None,
+        padding: Padding | None = None,
     ) -> tuple[Float[Tensor, "B L channels"], Float[Tensor, "B channels before"]]:
         """(output, last taps - 1 inputs); `state` is that of the tokens before.
 
         No document sees another where `seq_idx` numbers them from left to right; the
-        first goes on from the state, and the last leaves its inputs alone.
+        first goes on from the state, and the last leaves its inputs alone. No token
+        sees padding, and padding leaves nothing.
         """
         if state is not None and x.shape[1] == 1:
-            return convolve_token(x, state, self.weight[:, 0], self.bias)
+            return convolve_token(x, state, self.weight[:, 0], self.bias, padding)
         before = self.kernel_size[0] - 1
+        if padding is not None:
+            x = padding.behind(x)
         x = x.transpose(1, 2)
         if state is None:
             x = F.pad(x, (before, 0))
         else:
             x = torch.cat([state.to(x.dtype), x], dim=-1)
         # a copy, which does not keep the whole input alive, and as a step wants it
-        last = x[..., x.shape[-1] - before :].mT.contiguous().mT
+        last = last_inputs(x.mT, before, padding).contiguous().mT
         if seq_idx is None:
-            return super().forward(x).transpose(1, 2), last
-        seq_idx = torch.cat([seq_idx[:, :1].expand(-1, before), seq_idx], dim=1)
-        foreign = seq_idx[:, seq_idx.shape[1] - before :] != seq_idx[:, -1:]
-        y = convolve_documents(x, seq_idx, self.weight[:, 0], self.bias)
-        return y.transpose(1, 2), last.masked_fill(foreign[:, None], 0)
+            y = super().forward(x)
+        else:
+            last_document = seq_idx[:, -1:]
+            if padding is not None:
+                seq_idx = padding.behind(seq_idx)
+            seq_idx = torch.cat([seq_idx[:, :1].expand(-1, before), seq_idx], dim=1)
+            foreign = last_inputs(seq_idx, before, padding) != last_document
+            last = last.masked_fill(foreign[:, None], 0)
+            y = convolve_documents(x, seq_idx, self.weight[:, 0], self.bias)
+        y = y.transpose(1, 2)
+        return y if padding is None else padding.between(y), last
 
 
 class LlambaMixer(nn.Module):
@@ -113,9 +132,8 @@ class LlambaMixer(nn.Module):
         self.conv1d = CausalConv1d(
             self.split_sizes[0], ssm["d_conv"], bias=ssm["conv_bias"]
         )
-        self.activation = (
-            nn.Identity() if ssm["activation"] == "identity" else ACT2FN["silu"]
-        )
+        identity = ssm["activation"] == "identity"
+        self.activation = nn.Identity() if identity else ACT2FN[ssm["activation"]]
         self.scan = LlambaScan(config.scan_backend)
         self.D = nn.Parameter(torch.ones(self.num_heads))
         # the released model has this bias where in_proj has none
@@ -128,24 +146,19 @@ class LlambaMixer(nn.Module):
         u: Float[Tensor, "B L D"],
         cache: LlambaCache | None = None,
         layer_idx: int = 0,
-        mask: Int[Tensor, "B L 1"] | None = None,
+        padding: Padding | None = None,
         seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """The mixed tokens; `mask` is 0 on padding, which must come before them.
-
-        `seq_idx` numbers the documents of a row from left to right.
-        """
-        conv_state = cache.conv_states[layer_idx] if cache else None
-        ssm_state = cache.ssm_states[layer_idx] if cache else None
-        if mask is not None:
-            u = u * mask.to(u.dtype)
+        """The mixed tokens; `seq_idx` numbers the documents of a row, left to right."""
+        conv_state = None if cache is None else cache.conv_states[layer_idx]
+        ssm_state = None if cache is None else cache.ssm_states[layer_idx]
         xbc, z, a_log = self.in_proj(self.in_neuron(u)).split(self.split_sizes, dim=-1)
-        if mask is not None and self.in_proj.bias is not None:
-            xbc = xbc * mask.to(xbc.dtype)
-        xbc, conv_state = self.conv1d(xbc, conv_state, seq_idx)
+        xbc, conv_state = self.conv1d(xbc, conv_state, seq_idx, padding)
         xbc = self.activation(xbc)
-        if mask is not None:  # the convolution's bias must not reach the state
-            xbc = xbc * mask.to(xbc.dtype)
+        if padding is not None:
+            # nothing enters the state, and its decay is sigmoid(inf) = 1
+            xbc = xbc.masked_fill(~padding.is_token[..., None], 0)
+            a_log = a_log.masked_fill(~padding.is_token[..., None], -torch.inf)
         x, b, c = xbc.split(self.conv_split_sizes, dim=-1)
         x = x.unflatten(-1, (self.num_heads, -1))
         b, c = (t.unflatten(-1, (self.num_groups, -1)) for t in (b, c))
@@ -194,12 +207,12 @@ class LlambaBlock(GradientCheckpointingLayer):
         self,
         h: Float[Tensor, "B L D"],
         cache: LlambaCache | None = None,
-        mask: Int[Tensor, "B L 1"] | None = None,
+        padding: Padding | None = None,
         seq_idx: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """The residual stream behind this block."""
         u = self.input_layernorm(h)
-        h = h + self.mixer(u, cache, self.layer_idx, mask, seq_idx)
+        h = h + self.mixer(u, cache, self.layer_idx, padding, seq_idx)
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
@@ -248,6 +261,7 @@ class LlambaModel(LlambaPreTrainedModel):
     """Embedding, blocks and last norm."""
 
     def __init__(self, config: LlambaConfig) -> None:
+        config.settle()
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(
@@ -258,25 +272,27 @@ class LlambaModel(LlambaPreTrainedModel):
             fill_slots(self, config.spiking)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Int[Tensor, "B L"] | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: LlambaCache | None = None,
+        attention_mask: Any = None,
+        past_key_values: Any = None,
         inputs_embeds: Float[Tensor, "B L D"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         seq_idx: Tensor | None = None,
-        cache: LlambaCache | None = None,
-        **kwargs: Any,  # noqa: ARG002  what generate() sends to every model
+        cache: Any = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states behind the last norm, and the cache where one is wanted.
 
         Args:
             input_ids: token ids; or pass `inputs_embeds`.
-            attention_mask: 1 on tokens, 0 on padding, over all tokens read so far or
-                over these; padding must stand on the left.
-            past_key_values: the cache of the tokens before; `cache` is the same.
+            attention_mask: 1 on tokens, 0 on padding, wherever it stands, over these
+                tokens or over all read so far: each row's tokens give what they give
+                without the padding, and the cache is that of the tokens.
+            past_key_values: the LlambaCache of the tokens before; `cache` is the same.
             inputs_embeds: embeddings instead of ids.
             use_cache: whether to return a cache; by default the config's answer when
                 not training.
@@ -286,30 +302,38 @@ class LlambaModel(LlambaPreTrainedModel):
                 state start afresh where it changes, so that a row gives what its
                 documents give one by one. The cache is that of the last document.
             cache: what transformers calls `past_key_values` from 5.24 on.
-            kwargs: ignored.
+            kwargs: `return_dict=False` for a tuple; `token_type_ids` and
+                `cache_position`, which tokenizers and `generate` may add, mean nothing.
 
         Raises:
-            ValueError: with both or neither of ids and embeddings, with a cache and
-                padding on the right, or with `seq_idx` of another shape than the ids
-                or beside a cache that holds tokens already.
+            ValueError: with both or neither of ids and embeddings, with a mask or
+                `seq_idx` of another shape than the ids, with `seq_idx` beside a cache
+                that holds tokens already, with a cache that is not of this model and
+                these rows or that gradient checkpointing would write twice, or where
+                attentions are asked for.
+            TypeError: for arguments that nothing would read.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds, not both or none")
+        self._refuse_unread(kwargs)
         h = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        cache = past_key_values if cache is None else cache
-        if use_cache and cache is None:
-            cache = LlambaCache(self.config.n_layer)
-        mask = token_mask(attention_mask, h.shape[1], cached=cache is not None)
+        cache = self._cache(past_key_values, cache, len(h), new=use_cache)
+        padding = find_padding(attention_mask, h.shape[:2], cache)
         if seq_idx is not None:
-            seq_idx = number_documents(seq_idx, h.shape[:2], cache)
+            seq_idx = number_documents(seq_idx, h.shape[:2], cache, padding)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_hidden_states not in (None, False, True):
+            raise ValueError(
+                "output_hidden_states must be True or False, got "
+                f"{output_hidden_states}: take those that are wanted from all"
+            )
         hidden_states = []
         for layer in self.layers:
             hidden_states.append(h)
-            h = layer(h, cache, mask, seq_idx)
+            h = layer(h, cache, padding, seq_idx)
         h = self.final_layernorm(h)
         hidden_states.append(h)
         if cache is not None:
@@ -319,6 +343,49 @@ class LlambaModel(LlambaPreTrainedModel):
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             **{CACHE_NAME: cache},
         )
+
+    def _cache(
+        self, given: Any, given_too: Any, batch: int, *, new: bool
+    ) -> LlambaCache | None:
+        """The cache that was given under one of its two names, or a new one."""
+        if not (given is None or given_too is None or given is given_too):
+            raise ValueError(
+                "past_key_values and cache are two names of one thing, and two caches "
+                "were given: pass one"
+            )
+        given = given_too if given is None else given
+        if given is None and not new:
+            return None
+        checkpointed = any(layer.gradient_checkpointing for layer in self.layers)
+        if checkpointed and self.training and torch.is_grad_enabled():
+            raise ValueError(
+                "gradient checkpointing reads the tokens again in the backward pass, "
+                "and would write a cache twice: pass use_cache=False and no cache"
+            )
+        if given is None:
+            return LlambaCache(self.config.n_layer)
+        cache = as_llamba_cache(given)
+        cache.check(batch, self.config.n_layer, self.config.state_sizes)
+        return cache
+
+    def _refuse_unread(self, kwargs: dict[str, Any]) -> None:
+        """Raise for what nothing here would read."""
+        if kwargs.pop("output_attentions", None) or self.config.output_attentions:
+            raise ValueError(
+                "output_attentions=True: Llamba has no attention; leave it out, "
+                "output_hidden_states=True returns what the blocks read"
+            )
+        unread = [
+            name
+            for name, value in kwargs.items()
+            if value is not None and name not in _MEANINGLESS
+        ]
+        if unread:
+            raise TypeError(
+                f"Llamba takes no {', '.join(unread)}: look for a slip in the name, or "
+                "leave it out. There are no positions, and the documents of a row are "
+                "numbered by seq_idx"
+            )
 
 
 class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
@@ -336,25 +403,38 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
         "lm_head.weight": "backbone.embedding.weight"
     }
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Int[Tensor, "B L"] | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: LlambaCache | None = None,
+        attention_mask: Any = None,
+        past_key_values: Any = None,
         inputs_embeds: Float[Tensor, "B L D"] | None = None,
         labels: Int[Tensor, "B L"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         seq_idx: Tensor | None = None,
-        cache: LlambaCache | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss where `labels` (-100 = ignored, shifted here) are given.
 
         `logits_to_keep` is how many of the last tokens get logits (0: all), or their
-        indices; the other arguments are those of `LlambaModel`.
+        indices; `num_items_in_batch` (the loss is a sum over it), `ignore_index` and
+        `shift_labels` are those of transformers' loss; the other arguments are those
+        of `LlambaModel`.
+
+        Raises:
+            ValueError: with labels for other tokens than those that get logits, and as
+                `LlambaModel`.
         """
+        if isinstance(logits_to_keep, int) and logits_to_keep < 0:
+            raise ValueError(
+                "logits_to_keep must be 0, for all, or how many of the last tokens get "
+                f"logits, got {logits_to_keep}"
+            )
+        of_loss = {name: kwargs.pop(name) for name in _OF_THE_LOSS if name in kwargs}
         outputs = self.backbone(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -364,6 +444,8 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
             output_hidden_states=output_hidden_states,
             seq_idx=seq_idx,
             cache=cache,
+            return_dict=True,
+            **kwargs,
         )
         kept = (
             slice(-logits_to_keep or None, None)
@@ -372,12 +454,18 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
         )
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
-        if labels is not None:
+        if labels is not None and labels.shape != logits.shape[:2]:
+            raise ValueError(
+                "labels must be those of the tokens that get logits, "
+                f"{tuple(logits.shape[:2])}, got {tuple(labels.shape)}: leave "
+                "logits_to_keep out, the loss is that of all tokens"
+            )
+        if labels is not None or of_loss.get("shift_labels") is not None:
             loss = self.loss_function(
                 logits=logits,
                 labels=labels,
                 vocab_size=self.config.vocab_size,
-                **kwargs,
+                **of_loss,
             )
         return CausalLMOutputWithPast(
             loss=loss,

@@ -1,33 +1,102 @@
 """What stands in a row of tokens: padding, and documents that see no other."""
 
+from typing import Any, NamedTuple
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mar_snn.llamba.cache import LlambaCache
 
-__all__ = ["convolve_documents", "convolve_token", "number_documents", "token_mask"]
+__all__ = [
+    "Padding",
+    "convolve_documents",
+    "convolve_token",
+    "find_padding",
+    "last_inputs",
+    "number_documents",
+]
 
 
-def token_mask(
-    attention_mask: Tensor | None, length: int, *, cached: bool
-) -> Int[Tensor, "B L 1"] | None:
-    """The mask of the last `length` tokens; None where there is nothing to mask."""
-    if attention_mask is None or length == 1:
+class Padding(NamedTuple):
+    """Where a batch has tokens and where padding, which nothing may remember.
+
+    With its padding behind its tokens a row is the row without padding, and then some
+    that no token sees: so the convolution reads it. The scan reads it as it is.
+    """
+
+    is_token: Bool[Tensor, "B L"]
+    #: places of the tokens from left to right, then those of the padding
+    order: Int[Tensor, "B L"]
+    #: and where each of them is in that order
+    rank: Int[Tensor, "B L"]
+
+    def behind(self, t: Tensor) -> Tensor:
+        """`t` [B, L, ...] with the padding behind the tokens."""
+        return _take(t, self.order)
+
+    def between(self, t: Tensor) -> Tensor:
+        """`t` as it was before `behind`."""
+        return _take(t, self.rank)
+
+
+def _take(t: Tensor, places: Int[Tensor, "B M"]) -> Tensor:
+    """[B, M, ...]: the entries of each row of `t` at its places."""
+    return t.take_along_dim(places.view(*places.shape, *[1] * (t.dim() - 2)), dim=1)
+
+
+def find_padding(
+    attention_mask: Any, shape: torch.Size, cache: LlambaCache | None
+) -> Padding | None:
+    """Where the tokens of this shape are padding; None where the mask has only ones.
+
+    That is looked up where nothing waits for it: on a CPU, and where a prompt enters a
+    cache. Elsewhere, and in a graph, the mask is applied whatever it holds.
+
+    Raises:
+        ValueError: where the mask does not say of each token whether it is padding.
+    """
+    if attention_mask is None:
         return None
-    mask = attention_mask[:, -length:].long()
-    if cached and not bool(mask[:, -1].all()):
+    batch, length = shape
+    seen = 0 if cache is None else cache.get_seq_length()
+    given = getattr(attention_mask, "shape", type(attention_mask).__name__)
+    fits = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
+    if not (fits and given[0] in (1, batch) and given[1] in (length, seen + length)):
         raise ValueError(
-            "attention_mask ends in padding, which would enter the recurrent state: "
-            "pad on the left (tokenizer.padding_side = 'left')"
+            "attention_mask must have a 1 for each token and a 0 for each padding, in "
+            f"the shape of the tokens, {(batch, length)}, or with the {seen} before "
+            f"them that the cache has read, got {given}: masks of an attention, of "
+            "other shapes, say nothing to a convolution and a scan"
         )
-    return mask[..., None]
+    mask = attention_mask[:, given[1] - length :].expand(batch, -1)
+    waits = mask.device.type != "cpu" and (cache is None or length == 1)
+    if not waits and not torch.compiler.is_compiling():
+        ones = mask == 1
+        all_ones, known = torch.stack([ones.all(), (ones | (mask == 0)).all()]).tolist()
+        if not known:
+            raise ValueError(
+                "attention_mask must hold only 1, for a token, and 0, for padding, got "
+                f"{mask.unique().tolist()}: additive masks are not understood, and "
+                "the documents of a row are numbered by seq_idx"
+            )
+        if all_ones:
+            return None
+    is_token = mask.bool()
+    order = is_token.long().argsort(dim=1, descending=True, stable=True)
+    return Padding(is_token, order, order.argsort(dim=1))
 
 
 def number_documents(
-    seq_idx: Tensor, shape: torch.Size, cache: LlambaCache | None
+    seq_idx: Tensor,
+    shape: torch.Size,
+    cache: LlambaCache | None,
+    padding: Padding | None,
 ) -> Int[Tensor, "B L"]:
-    """Documents numbered from left to right, a new number at each change of seq_idx."""
+    """Documents numbered from left to right, a new number at each change of seq_idx.
+
+    Padding belongs to the document of the token before it.
+    """
     if cache is not None and cache.get_seq_length():
         raise ValueError(
             "seq_idx cannot go with a cache that holds tokens already: they belong to "
@@ -38,7 +107,22 @@ def number_documents(
             f"seq_idx must have one number for each of the tokens, {tuple(shape)}, got "
             f"{tuple(seq_idx.shape)}"
         )
+    if padding is not None:
+        places = torch.arange(shape[1], device=seq_idx.device)
+        tokens = (places * padding.is_token).cummax(dim=1).values
+        seq_idx = seq_idx.gather(1, tokens)
     return (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(dim=1)
+
+
+def last_inputs(t: Tensor, before: int, padding: Padding | None) -> Tensor:
+    """The `before` entries of `t` [B, M, ...] up to the last token's.
+
+    `t` is `before` older entries, then those of the tokens and the padding `behind`.
+    """
+    if padding is None:
+        return t[:, t.shape[1] - before :]
+    places = torch.arange(before, device=t.device)
+    return _take(t, padding.is_token.sum(1, keepdim=True) + places)
 
 
 def convolve_documents(
@@ -67,6 +151,7 @@ def convolve_token(
     state: Float[Tensor, "B channels before"],
     weight: Float[Tensor, "channels taps"],
     bias: Float[Tensor, " channels"] | None,
+    padding: Padding | None = None,
 ) -> tuple[Float[Tensor, "B 1 channels"], Float[Tensor, "B channels before"]]:
     """(output, last taps - 1 inputs) of a depthwise convolution of one token.
 
@@ -74,4 +159,5 @@ def convolve_token(
     """
     seen = torch.cat([state.mT.to(x.dtype), x], dim=1)
     y = (seen * weight.T.to(x.dtype)).sum(1, keepdim=True)
-    return y if bias is None else y + bias.to(x.dtype), seen[:, 1:].mT
+    last = last_inputs(seen, state.shape[-1], padding)
+    return y if bias is None else y + bias.to(x.dtype), last.mT

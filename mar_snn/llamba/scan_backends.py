@@ -214,12 +214,15 @@ def mamba_ssm_scan(
     """(y, last state), all in float32, by mamba_ssm.
 
     The kernel computes a = exp(-dt) and adds dt x ⊗ B, so it gets x / dt; dt is at
-    least 1e-6, which moves decays nearer to one than that to exp(-1e-6).
+    least 1e-6, which moves decays nearer to one than that to exp(-1e-6). Only where
+    nothing is added either, as at padding, it is zero and the state stays as it is.
     """
     mamba_ssm = importlib.import_module(_MODULES["mamba_ssm"])
     dt = (-log_decay.float()).clamp_min(_SMALLEST_DT)
+    x = x.float() / dt[..., None]
+    dt = dt.masked_fill((log_decay == 0) & ~x.any(-1), 0)
     return mamba_ssm.mamba_chunk_scan_combined(
-        x=x.float() / dt[..., None],
+        x=x,
         dt=dt,
         A=dt.new_full(dt.shape[-1:], -1.0),
         B=b.float(),

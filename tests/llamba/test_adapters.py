@@ -90,3 +90,39 @@ def test_adapters_are_saved_beside_the_model_and_loaded_onto_it(base, ids, tmp_p
     fresh = model.unload()
     loaded = peft.PeftModel.from_pretrained(fresh, tmp_path).eval()
     torch.testing.assert_close(loaded(input_ids=ids).logits, expected)
+
+
+def test_prompt_tuning_takes_batches_that_are_padded(base, ids):
+    settings = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=3,
+        num_attention_heads=1,  # which PEFT asks for, and prompts do not use
+    )
+    model = peft.get_peft_model(base, settings).double().eval()
+    mask = torch.ones_like(ids[:, :9])
+    mask[0, :4] = 0
+    batch = {"input_ids": ids[:, :9], "attention_mask": mask}
+    logits = model(**batch).logits[0, 3 + 4 :]
+    alone = model(input_ids=ids[:1, 4:9], attention_mask=mask[:1, 4:]).logits[0, 3:]
+    torch.testing.assert_close(logits, alone, rtol=0, atol=1e-10)
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    written = model.generate(**batch, **options)[0, 9:]
+    alone = model.generate(input_ids=ids[:1, 4:9], **options)[0, 5:]
+    assert written.equal(alone)
+    model(**batch, labels=ids[:, :9]).loss.backward()
+    assert model.prompt_encoder.default.embedding.weight.grad.abs().min() > 0
+
+
+def test_prefix_tuning_is_refused_with_a_sentence(base, ids):
+    settings = peft.PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=3,
+        num_layers=2,
+        token_dim=24,
+        num_attention_heads=4,
+    )
+    model = peft.get_peft_model(base, settings)
+    with pytest.raises(ValueError, match="prefix tuning is keys and values: use LoRA"):
+        model(input_ids=ids)
+    with pytest.raises(ValueError, match="prefix tuning is keys and values: use LoRA"):
+        model.generate(input_ids=ids, max_new_tokens=2)

@@ -51,6 +51,30 @@ def check_steps(backend, pieces, **more):
     return graphs
 
 
+def check_padded_steps():
+    """Of which some tokens are padding: the same graphs, whatever the masks hold."""
+    from torch._dynamo.utils import counters
+
+    from mar_snn.llamba import LlambaCache
+
+    torch._dynamo.reset()
+    counters.clear()
+    model, ids = make()
+    step = torch.compile(model, backend="aot_eager", fullgraph=True)
+    mask = torch.tensor([[1, 0, 0, 1, 1, 0, 1, 1], [1] * 8])
+    compiled, eager, graphs = LlambaCache(1), LlambaCache(1), []
+    with torch.no_grad():
+        for cache in (compiled, eager):
+            model(ids[:, :2], mask[:, :2], cache=cache)
+        for t in range(2, 8):
+            inputs = ids[:, t : t + 1], mask[:, : t + 1].contiguous()
+            logits = step(*inputs, cache=compiled).logits
+            expected = model(*inputs, cache=eager).logits
+            torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+            graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [1] + [2] * 5, graphs
+
+
 def check_gradients():
     """Of a training step in one graph."""
     torch._dynamo.reset()
@@ -85,6 +109,7 @@ def main():
     graphs = check_steps("aot_eager", tokens, spiking=SpikingConfig())
     # how many tokens were read is a constant of the first graph, an input of the second
     assert graphs == [1] + [2] * 9, graphs
+    check_padded_steps()
     check_gradients()
     if shutil.which("g++"):
         check_steps("inductor", [(20, 21), (21, 22), (22, 37)])

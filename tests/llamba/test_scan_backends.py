@@ -13,7 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mar_snn.llamba import LlambaConfig, LlambaForCausalLM, scan_backends
+from mar_snn.llamba import (
+    LlambaCache,
+    LlambaConfig,
+    LlambaForCausalLM,
+    scan_backends,
+)
 from mar_snn.llamba.scan import LlambaScan, scan, ssd_sequential
 from mar_snn.llamba.scan_backends import (
     ENVIRONMENT,
@@ -323,6 +328,26 @@ def test_a_model_scans_and_generates_with_the_kernels(
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert model.generate(ids, max_new_tokens=5, do_sample=False).equal(written)
     assert ("mamba_ssm" in CALLS) == (backend == "mamba_ssm")
+
+
+@pytest.mark.parametrize("backend", ["fla", "mamba_ssm"])
+def test_padding_leaves_no_trace_in_the_kernels_state(
+    packages, model, ids, backend, monkeypatch
+):
+    monkeypatch.setattr(scan_backends, "_obstacle", lambda *_: "")
+    for layer in model.float().backbone.layers:
+        layer.mixer.scan.backend = backend
+    cache = LlambaCache(2)
+    model(ids[:, :5], cache=cache)
+    states = [state[0].clone() for state in cache.ssm_states]
+    # of 60 tokens and of one, all padding in the first row and none in the second
+    mask = torch.tensor([[0], [1]])
+    model(ids[:, 5:65], mask.expand(-1, 60), cache=cache)
+    logits = model(ids[:, 65:66], mask, cache=cache).logits[1, 0]
+    for state, before in zip(cache.ssm_states, states, strict=True):
+        assert state[0].equal(before)
+    expected = model(ids[1:, :66], use_cache=False).logits[0, -1]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
