@@ -213,7 +213,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(run, texts, capsys):
 def test_a_folder_that_cannot_be_written_to_is_refused_at_once(
     run, example, texts, folder, monkeypatch, capsys
 ):
-    def refuse(*, dir: Path) -> None:  # as a file system mounted read-only does
+    def refuse(*, dir: Path) -> None:  # noqa: A002  as a file system mounted read-only does
         raise OSError(30, "Read-only file system", str(dir))
 
     monkeypatch.setattr(example.command, "TemporaryFile", refuse)
