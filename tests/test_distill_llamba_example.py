@@ -180,7 +180,7 @@ def test_interrupted_and_resumed_is_bitwise_uninterrupted(
         ),
         ({"teacher_sharding": "fsdp"}, "start several with accelerate launch"),
         ({"teacher_device": "cuda:99"}, "there is no device 'cuda:99' here"),
-        ({"teacher_device": "gpu"}, "there is no device 'gpu' here"),
+        ({"teacher_device": "gpu0"}, "there is no device 'gpu0' here"),
         ({"feature_layers": '{"0":9}'}, "blocks 0..1 of the teacher, got 0: 9"),
         ({"feature_layers": '{"0":"x"}'}, "feature_layers must give a block of the"),
         ({"feature_layers": "[1]"}, "feature_layers must give a block of the teacher"),

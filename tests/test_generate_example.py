@@ -253,7 +253,7 @@ def test_models_that_cannot_talk_are_named(
     assert sentence in message
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta"])
+@pytest.mark.parametrize("device", ["cuda:99", "gpu0", "meta"])
 def test_a_device_that_is_not_there_is_named(example, arguments, device, capsys):
     arguments("--prompt", "x", "--device", device)
     assert example.main() == 2
