@@ -118,7 +118,7 @@ class AblationArguments:
         return {k: v for k, v in vars(self).items() if k not in elsewhere}
 
 
-@command.ended("the same command goes on from here")
+@command.ended("The same command goes on from here")
 def main() -> int:
     """Run; 0 when done."""
     torch.set_flush_denormal(True)  # long decays would crawl through denormals

@@ -22,6 +22,7 @@ import command
 import torch
 from distill_results import result_table, write_results
 from rich.console import Console
+from rich.table import Table
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 
@@ -182,7 +183,7 @@ def main() -> int:
             processing_class=tokenizer,
         )
     (output / "metrics.json").unlink(missing_ok=True)
-    console.print(estimate_memory(trainer.objective, options.max_length).table())
+    console.print(memory_table(trainer, options.max_length))
     # all processes run both models, whose weights they may share; one of them writes
     fit_thresholds(student, rows, options.calibration_rows)
 
@@ -325,6 +326,14 @@ def load_rows(
         "train": rows["train"].shuffle(seed=seed),
         "heldout": held_out.select(range(min(options.eval_rows, len(held_out)))),
     }
+
+
+def memory_table(trainer: SBDSTrainer, length: int) -> Table | str:
+    """The estimate, or why there is none: that is no reason not to train."""
+    try:
+        return estimate_memory(trainer.objective, length).table()
+    except command.ERRORS as error:
+        return f"Memory cannot be estimated: {type(error).__name__}: {error}"
 
 
 def fit_thresholds(student: Any, rows: dict[str, Any], count: int) -> None:

@@ -224,10 +224,14 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_once(
     assert folder in error
 
 
-def test_a_diverged_run_keeps_its_results_and_says_so(run, tmp_path, capsys):
+def test_a_diverged_run_keeps_its_results_and_says_so(
+    run, example, tmp_path, monkeypatch, capsys
+):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thresholds.png").touch()  # of a run before
+    # nor does an estimate that cannot be had keep anybody from training
+    monkeypatch.setattr(example, "estimate_memory", lambda *_: int("x"))
     assert run(learning_rate=1e4, eval_strategy="steps", eval_steps=3) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert not math.isfinite(metrics["perplexity"]["distilled"])
@@ -235,7 +239,8 @@ def test_a_diverged_run_keeps_its_results_and_says_so(run, tmp_path, capsys):
     assert metrics["steps"] == 6
     assert EnergyReport.load(out / "energy.json").ratio == metrics["energy_ratio"]
     AutoModelForCausalLM.from_pretrained(out)
-    errors = capsys.readouterr().err
+    printed, errors = capsys.readouterr()
+    assert "Memory cannot be estimated: ValueError: invalid literal" in printed
     assert "Training diverged: give a lower --learning_rate" in errors
     assert f"{out / 'thresholds.png'} is not drawn: thresholds must be" in errors
     assert not (out / "thresholds.png").exists()
