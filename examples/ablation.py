@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import command
 import torch
 from ablation_studies import STUDIES, Row
 from ablation_tables import as_csv, collect, draw, markdown
@@ -105,16 +106,11 @@ class AblationArguments:
             self.max_steps = STUDIES[self.study].max_steps
         self.output_dir = self.output_dir or f"outputs/ablation_{self.study}"
         self.results = self.results or f"{self.output_dir}/results.json"
-        names = ("max_steps", "batch_size", "max_length", "calibration_rows")
-        for name in (*names, "eval_rows", "probe_rows", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name} must be at least 1, got {getattr(self, name)}"
-                )
+        names = ("max_steps", "batch_size", "calibration_rows", "eval_rows")
+        command.at_least(1, self, *names, "probe_rows", "threads")
+        command.at_least(2, self, "max_length")  # nothing stands before the first token
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             raise ValueError(f"--seeds must be distinct numbers, got {self.seeds}")
-        if Path(self.output_dir).is_file():
-            raise ValueError(f"--output_dir {self.output_dir} is a file, not a folder")
 
     def budget(self) -> dict[str, Any]:
         """What decides a run beside its row and seed."""
@@ -122,23 +118,19 @@ class AblationArguments:
         return {k: v for k, v in vars(self).items() if k not in elsewhere}
 
 
+@command.ended("The same command goes on from here")
 def main() -> int:
-    """Run; 0 when done, 2 after bad input, 130 after Ctrl-C."""
+    """Run; 0 when done."""
     torch.set_flush_denormal(True)  # long decays would crawl through denormals
-    try:
-        try:
-            (options,) = HfArgumentParser(
-                AblationArguments, description=__doc__
-            ).parse_args_into_dataclasses()
-            torch.set_num_threads(options.threads)
-            runs, bench = Runs(options), Bench(options)
-        except (ValueError, OSError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        train_missing(options, runs, bench)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here", file=sys.stderr)
-        return 130
+    with command.given_to_libraries():
+        (options,) = HfArgumentParser(
+            AblationArguments, description=__doc__
+        ).parse_args_into_dataclasses()
+        torch.set_num_threads(options.threads)
+        command.output_folder(options.output_dir)
+        command.output_folder(str(Path(options.results).parent), "--results")
+        runs, bench = Runs(options), Bench(options)
+    train_missing(options, runs, bench)
     write_results(options, runs)
     return 0
 
@@ -175,7 +167,6 @@ def write_results(options: AblationArguments, runs: "Runs") -> None:
         ),
     }
     output, path = Path(options.output_dir), Path(options.results)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
     tables = "\n".join(markdown(results))

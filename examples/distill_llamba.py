@@ -9,6 +9,7 @@ transformers' TrainingArguments are arguments too.
 """
 
 import copy
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 from distill_results import result_table, write_results
 from rich.console import Console
+from rich.table import Table
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 
@@ -28,7 +31,6 @@ from mar_snn.assets import TINY_LLAMBA
 from mar_snn.distill import (
     SBDSConfig,
     SBDSTrainer,
-    TrainingInterrupted,
     last_checkpoint,
 )
 from mar_snn.distill.checkpoints import is_complete
@@ -113,11 +115,10 @@ class DistillArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "calibration_rows", "eval_rows", "energy_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name} must be at least 1, got {getattr(self, name)}"
-                )
+        command.at_least(
+            2, self, "max_length"
+        )  # the first token has nothing to be told from
+        command.at_least(1, self, "calibration_rows", "eval_rows", "energy_rows")
         self.spiking()
 
     def spiking(self) -> SpikingConfig:
@@ -151,13 +152,19 @@ class TrainingArguments(SBDSConfig):
     # the checkpoint's would be bfloat16; the student's weights are float32
     teacher_dtype: str | None = field(default="float32")
 
+    def __post_init__(self) -> None:
+        command.check_ranges(self)
+        super().__post_init__()
 
+
+@command.ended("before there was anything to resume from")
 def main() -> int:
-    """Run; 0 when done, 2 after bad input, 130 after Ctrl-C."""
+    """Distil; 0 when done."""
     start = time.monotonic()
     torch.set_flush_denormal(True)  # long decays would crawl through denormals
-    try:
+    with command.given_to_libraries():
         options, args = parse_arguments()
+        output = command.output_folder(args.output_dir)
         resume = checkpoint_to_resume(args)
         teacher, tokenizer = load_teacher(options, args.teacher_dtype)
         set_seed(args.seed)
@@ -165,21 +172,18 @@ def main() -> int:
         with args.main_process_first(desc="reading the text"):
             rows = load_rows(options, tokenizer, args.seed, workers)
         student = spikify(copy.deepcopy(teacher).float(), options.spiking())
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    output = Path(args.output_dir)
+        console.quiet = not args.should_log
+        trainer = SBDSTrainer(
+            student,
+            teacher,
+            args,
+            train_dataset=rows["train"],
+            eval_dataset=rows["heldout"],
+            data_collator=collate,
+            processing_class=tokenizer,
+        )
     (output / "metrics.json").unlink(missing_ok=True)
-    console.quiet = not args.should_log
-    trainer = SBDSTrainer(
-        student,
-        teacher,
-        args,
-        train_dataset=rows["train"],
-        data_collator=collate,
-        processing_class=tokenizer,
-    )
-    console.print(estimate_memory(trainer.objective, options.max_length).table())
+    console.print(memory_table(trainer, options.max_length))
     # all processes run both models, whose weights they may share; one of them writes
     fit_thresholds(student, rows, options.calibration_rows)
 
@@ -195,14 +199,10 @@ def main() -> int:
         "teacher": measure(trainer.teacher_model, "teacher"),
         "calibrated": measure(student, "calibrated student"),
     }
-    try:
+    with command.checkpoints_named(args.output_dir):
         trainer.train(resume_from_checkpoint=resume)
-    except TrainingInterrupted as interrupt:
-        way_on = f"--resume_from_checkpoint {interrupt.checkpoint}"
-        print(f"Interrupted. Go on: the same command and {way_on}", file=sys.stderr)
-        return 130
-    perplexities["distilled"] = measure(student, "distilled student")
-    report = count_energy(student, rows, options)
+        perplexities["distilled"] = measure(student, "distilled student")
+        report = count_energy(student, rows, options)
     metrics = {
         "perplexity": perplexities,
         "perplexity_ratio": perplexities["distilled"] / perplexities["teacher"],
@@ -221,6 +221,9 @@ def main() -> int:
     }
     write_results(output, trainer, rows["heldout"][0]["input_ids"], report, metrics)
     console.print(result_table(metrics, report, output))
+    if not math.isfinite(perplexities["distilled"]):
+        sentence = "Training diverged: give a lower --learning_rate or --max_grad_norm"
+        print(sentence, file=sys.stderr)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
     return 0
@@ -233,10 +236,7 @@ def parse_arguments() -> tuple[DistillArguments, TrainingArguments]:
         description=__doc__,
         usage="%(prog)s [--teacher NAME] [--train_data NAME] ... (--help lists all)",
     )
-    options, args = parser.parse_args_into_dataclasses()
-    if Path(args.output_dir).is_file():
-        raise ValueError(f"--output_dir {args.output_dir} is a file, not a folder")
-    return options, args
+    return parser.parse_args_into_dataclasses()
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
@@ -328,6 +328,14 @@ def load_rows(
     }
 
 
+def memory_table(trainer: SBDSTrainer, length: int) -> Table | str:
+    """The estimate, or why there is none: that is no reason not to train."""
+    try:
+        return estimate_memory(trainer.objective, length).table()
+    except command.ERRORS as error:
+        return f"Memory cannot be estimated: {type(error).__name__}: {error}"
+
+
 def fit_thresholds(student: Any, rows: dict[str, Any], count: int) -> None:
     """Calibrate on the first `count` rows of the training text."""
     chosen = list(islice(rows["train"], count))
@@ -359,8 +367,4 @@ def count_energy(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("Interrupted before there was anything to resume from", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

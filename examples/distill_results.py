@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,27 @@ def write_results(
     report: EnergyReport,
     metrics: dict[str, Any],
 ) -> None:
-    """Write everything beside its place, then move it there, metrics.json last."""
+    """Write results beside their place and move them there, metrics.json last; draw.
+
+    What training made of the model may be beyond drawing: that loses no result.
+    """
     staging = output / "unfinished"
     if trainer.is_world_process_zero():
         shutil.rmtree(staging, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(staging))
+    if trainer.is_world_process_zero():
+        report.to_json(staging / "energy.json")
+        report.to_markdown(staging / "energy.md")
+        text = json.dumps(metrics, indent=2)
+        (staging / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
+            path.replace(output / path.name)
+        staging.rmdir()
+    # all processes run the model, whose weights they may share
     raster = middle_spikes(trainer, sentence[:RASTER_TOKENS])
-    if not trainer.is_world_process_zero():
-        return
-    report.to_json(staging / "energy.json")
-    report.to_markdown(staging / "energy.md")
-    draw(staging, trainer, raster, report)
-    text = json.dumps(metrics, indent=2)
-    (staging / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
-        path.replace(output / path.name)
-    staging.rmdir()
+    if trainer.is_world_process_zero():
+        draw(output, trainer, raster, report)
 
 
 def middle_spikes(trainer: SBDSTrainer, sentence: list[int]) -> dict[str, Any]:
@@ -65,7 +70,10 @@ def middle_spikes(trainer: SBDSTrainer, sentence: list[int]) -> dict[str, Any]:
 def draw(
     folder: Path, trainer: SBDSTrainer, raster: dict[str, Any], report: EnergyReport
 ) -> None:
-    """energy.png, firing.png, raster.png, thresholds.png and training.png."""
+    """energy.png, firing.png, raster.png, thresholds.png and training.png.
+
+    What cannot be drawn is named on stderr, and no older picture stands for it.
+    """
     thresholds = {
         name: coder.neuron.v_threshold.detach() for name, coder in coders(trainer.model)
     }
@@ -80,9 +88,15 @@ def draw(
         "training": lambda ax: plots.plot_training(trainer.state.log_history, ax),
     }
     for name, picture in pictures.items():
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)
         figure = Figure(figsize=(9, 5), layout="constrained")
-        picture(figure.subplots())
-        figure.savefig(folder / f"{name}.png", dpi=120)
+        try:
+            picture(figure.subplots())
+        except ValueError as error:
+            print(f"{path} is not drawn: {error}", file=sys.stderr)
+        else:
+            figure.savefig(path, dpi=120)
 
 
 def result_table(metrics: dict[str, Any], report: EnergyReport, output: Path) -> Table:

@@ -24,6 +24,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import command
 import torch
 from accelerate.utils import send_to_device
 from matplotlib.figure import Figure
@@ -70,6 +71,7 @@ class Subject:
     measured: dict[str, Any] | None = None
 
 
+@command.ended("nothing more is written")
 def main() -> int:
     """Run; 0 when done, 2 after bad input."""
     options = parse_arguments()
@@ -327,8 +329,4 @@ def write(report: EnergyReport, folder: Path) -> None:
 
 if __name__ == "__main__":
     sys.path.append(str(Path.cwd()))  # the module of package.module:function
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("Interrupted: nothing more is written", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

@@ -19,6 +19,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 from rich.console import Console
 
@@ -37,30 +38,27 @@ console = Console()
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+@command.ended("the same command goes on from here")
 def main() -> int:
-    """Run; 0 when done, 2 after bad input."""
+    """Judge; 0 when done."""
     options = parse_arguments()
     output = Path(options.output)
     torch.set_flush_denormal(True)  # long decays would crawl through denormals
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with console.status("Reading tasks"):
-            tasks = load_tasks(
-                options.tasks, folder=options.tasks_dir, text=options.text
-            )
-        results = {
-            "machine": machine(),
-            "versions": versions("lm-eval", "scipy"),
-            "arguments": vars(options),
-        }
-        results["model"], scores = judge(options.model, tasks, options)
-        if options.compare:
-            results["compare"], others = judge(options.compare, tasks, options)
-            results["difference"] = compare(scores, others, seed=options.seed)
-        write(results, output)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder: name a file in it")
+    command.output_folder(str(output.parent), "--output")
+    with console.status("Reading tasks"):
+        tasks = load_tasks(options.tasks, folder=options.tasks_dir, text=options.text)
+    results = {
+        "machine": machine(),
+        "versions": versions("lm-eval", "scipy"),
+        "arguments": vars(options),
+    }
+    results["model"], scores = judge(options.model, tasks, options)
+    if options.compare:
+        results["compare"], others = judge(options.compare, tasks, options)
+        results["difference"] = compare(scores, others, seed=options.seed)
+    write(results, output)
     console.print(result_table(results))
     console.print(f"Results: {output}, answers: {answers(options)}/")
     return 0
@@ -128,8 +126,4 @@ def write(results: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("Interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

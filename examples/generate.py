@@ -5,8 +5,9 @@
     python examples/generate.py --prompt "def add(a, b):" "    # and" --temperature 0.8
 
 Without --prompt it asks for one, until an empty line or Ctrl-D; every turn goes on from
-the cache of the one before. Projections read the weights of neurons that fired, unless
---dense is given. The counts are those of the last tokens of the reply, read once more.
+the cache of the one before, where a chat template leaves that one as it was read.
+Projections read the weights of neurons that fired, unless --dense is given. The counts
+are those of the last tokens of the reply, read once more.
 """
 
 import sys
@@ -16,7 +17,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
+from jinja2 import TemplateError
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -24,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 
 from mar_snn import load
 from mar_snn.assets import TINY_LLAMBA
+from mar_snn.devices import usable_device
 from mar_snn.energy import EnergyReport, SpikeOpCounter
 from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.sparse import EventLinear, optimize_for_decoding
@@ -61,44 +65,84 @@ class Stopwatch(TextStreamer):
 
 
 class Talker:
-    """A model in a conversation: all tokens so far, and the cache that read them."""
+    """A model in a conversation: all tokens so far, and the cache that read them.
+
+    Raises:
+        ValueError: for a tokenizer with tokens that the model does not know.
+    """
 
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
+        known = model.config.vocab_size
+        if len(tokenizer) > known:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} tokens, the {name} model knows "
+                f"{known}: name its own with --tokenizer"
+            )
         self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.messages: list[dict[str, str]] = []
         self.ids = torch.empty(1, 0, dtype=torch.long, device=model.device)
         self.cache: Any = None
 
     @torch.no_grad()
     def reply(self, prompt: str, options: Namespace, *, silent: bool) -> Stopwatch:
         """Read the prompt and write up to `max_new_tokens` tokens."""
-        self.ids = torch.cat([self.ids, self._encoded(prompt)], dim=1)
+        ids = self._encoded(prompt)
+        if not ids.numel():
+            raise ValueError(f"the prompt {prompt!r} has no tokens")
+        # a template may write earlier turns anew, and a state cannot be cut back
+        if not ids[:, : self.ids.shape[1]].equal(self.ids):
+            self.cache = None
         watch = Stopwatch(self.tokenizer, silent=silent)
         sampling = {"do_sample": False}
         if options.temperature > 0:
             sampling = {"do_sample": True, "temperature": options.temperature}
         told = self.model.generate(
-            self.ids,
-            attention_mask=torch.ones_like(self.ids),
+            ids,
+            attention_mask=torch.ones_like(ids),
             max_new_tokens=options.max_new_tokens,
+            eos_token_id=self._ends_of_reply() or None,
             return_dict_in_generate=True,
             streamer=watch,
             **sampling,
             **({} if self.cache is None else {CACHE_NAME: self.cache}),
         )
         self.ids, self.cache = told.sequences, told[CACHE_NAME]
+        said = self.ids[0, ids.shape[1] :]
+        answer = self.tokenizer.decode(said, skip_special_tokens=True)
+        self.messages += [_message("user", prompt), _message("assistant", answer)]
         return watch
 
     def _encoded(self, prompt: str) -> Tensor:
+        """The tokens of the conversation and of the prompt behind it."""
         if self.tokenizer.chat_template:
-            turn = [{"role": "user", "content": prompt}]
-            ids = self.tokenizer.apply_chat_template(
-                turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )["input_ids"]
-        else:
-            ids = self.tokenizer(
-                prompt, add_special_tokens=not self.ids.numel(), return_tensors="pt"
-            )["input_ids"]
-        return ids.to(self.model.device)
+            turns = [*self.messages, _message("user", prompt)]
+            return self._tokens(self._written(turns, add_generation_prompt=True))
+        ids = self._tokens(prompt, add_special_tokens=not self.ids.numel())
+        return torch.cat([self.ids, ids], dim=1)
+
+    def _tokens(self, text: str, *, add_special_tokens: bool = False) -> Tensor:
+        ids = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        return torch.tensor([ids], dtype=torch.long, device=self.model.device)
+
+    def _written(self, messages: list[dict[str, str]], **options: bool) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, **options
+            )
+        except TemplateError as error:
+            raise ValueError(f"the chat template refuses this: {error}") from error
+
+    def _ends_of_reply(self) -> list[int]:
+        """Tokens that end a reply: the model's, the tokenizer's, the template's."""
+        ends = self.model.generation_config.eos_token_id
+        ends = {*(ends if isinstance(ends, list) else [ends])}
+        ends.add(self.tokenizer.eos_token_id)
+        if self.tokenizer.chat_template:
+            turns = [_message("user", "?"), _message("assistant", "answer")]
+            _, _, behind = self._written(turns).rpartition("answer")
+            first = self._tokens(behind)[0, :1].tolist()
+            ends |= {*first} & self.tokenizer.added_tokens_decoder.keys()
+        return sorted(ends - {None})
 
     @torch.no_grad()
     def cost(self) -> EnergyReport:
@@ -112,19 +156,16 @@ class Talker:
         return counter.report(tokens=counted)
 
 
+@command.ended("the conversation is not kept")
 def main() -> int:
-    """Talk; 0 when done, 2 after bad input."""
+    """Talk; 0 when done."""
     options = parse_arguments()
     torch.manual_seed(options.seed)
-    if options.threads:
+    if options.threads is not None:
         torch.set_num_threads(options.threads)
-    try:
-        talkers = [*load_talkers(options)]
-        for prompt in options.prompt or questions():
-            take_turn(talkers, prompt, options)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    talkers = [*load_talkers(options)]
+    for prompt in options.prompt or questions():
+        take_turn(talkers, prompt, options)
     return 0
 
 
@@ -151,7 +192,13 @@ def parse_arguments() -> Namespace:
         parser.error(
             f"--max_new_tokens must be 2 or more, got {options.max_new_tokens}"
         )
-    if options.temperature < 0:
+    if options.threads is not None and options.threads < 1:
+        parser.error(f"--threads must be 1 or more, got {options.threads}")
+    if not 0 <= options.seed < 2**32:
+        parser.error(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    if "" in (options.prompt or ()):
+        parser.error("--prompt must not be empty")
+    if not options.temperature >= 0:
         parser.error(f"--temperature must be 0 or more, got {options.temperature}")
     if options.int8 and options.dense:
         parser.error("--int8 is an option of the path that --dense turns off")
@@ -167,7 +214,8 @@ def load_talkers(options: Namespace) -> Iterator[Talker]:
             f"no model in {STUDENT}: run examples/distill_llamba.py (make demo), or "
             "name a spiking checkpoint"
         )
-    student = load(options.model, dtype=options.dtype).to(options.device).eval()
+    device = usable_device(options.device)
+    student = load(options.model, dtype=options.dtype).to(device).eval()
     if not options.dense:
         weights = "int8" if options.int8 else "same"
         plan = optimize_for_decoding(student, weights=weights, head=weights)
@@ -179,7 +227,7 @@ def load_talkers(options: Namespace) -> Iterator[Talker]:
         teacher = AutoModelForCausalLM.from_pretrained(
             options.teacher, dtype=student.dtype
         )
-        yield Talker("dense teacher", teacher.to(options.device).eval(), tokenizer)
+        yield Talker("dense teacher", teacher.to(device).eval(), tokenizer)
 
 
 def questions() -> Iterator[str]:
@@ -206,6 +254,10 @@ def take_turn(talkers: Iterable[Talker], prompt: str, options: Namespace) -> Non
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
     console.print(table)
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def figures(talker: Talker, watch: Stopwatch) -> dict[str, str]:

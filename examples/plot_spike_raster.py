@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import command
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor
@@ -77,25 +78,35 @@ def network_raster(folder: Path, layer: int) -> tuple[Tensor, list[str]]:
     return raster, [f"a {label}" for label in labels[:8].tolist()]
 
 
+@command.ended("nothing is drawn")
 def main() -> int:
-    """Draw; 0 when done, 2 after bad input."""
+    """Draw; 0 when done."""
     parser = HfArgumentParser(RasterArguments, description=__doc__)
     parser.add_argument("sentence", nargs="?", default="", help="what the LLM reads")
-    try:
-        args, rest = parser.parse_args_into_dataclasses()
-        if args.network:
-            raster, labels = network_raster(Path(args.network), args.layer)
-        else:
-            raster, labels = llm_raster(args, rest.sentence)
-        figure = Figure(figsize=(10, 5), layout="constrained")
-        ax = plot_spike_raster(raster, figure.subplots(), tokens=labels)
-        ax.set_title(f"{args.network or args.site}, layer {args.layer}", loc="left")
-        figure.savefig(args.output, dpi=150)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(args.output)
+    args, rest = parser.parse_args_into_dataclasses()
+    picture = picture_path(args.output)
+    if args.network:
+        raster, labels = network_raster(Path(args.network), args.layer)
+    else:
+        raster, labels = llm_raster(args, rest.sentence)
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    ax = plot_spike_raster(raster, figure.subplots(), tokens=labels)
+    ax.set_title(f"{args.network or args.site}, layer {args.layer}", loc="left")
+    figure.savefig(picture, dpi=150)
+    print(picture)
     return 0
+
+
+def picture_path(name: str) -> Path:
+    """Where the picture goes: a PNG, unless the name ends otherwise.
+
+    Raises:
+        ValueError: where that is a folder.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise ValueError(f"--output {name} is a folder: name a picture in it")
+    return path if path.suffix else path.with_name(f"{path.name.rstrip('.')}.png")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import command
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -52,13 +53,7 @@ class SwapArguments:
     output_dir: str = field(default="outputs/swap_neurons")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "seeds", "time_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name} must be at least 1, got {getattr(self, name)}"
-                )
-        if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
-            raise ValueError(f"--output_dir {self.output_dir} is a file, not a folder")
+        command.at_least(1, self, "epochs", "seeds", "time_steps")
 
 
 class DigitsNet(nn.Module):
@@ -205,14 +200,11 @@ def run(args: SwapArguments) -> None:
     console.print(f"Results, weights and the raster of the first layer: {output}/")
 
 
+@command.ended("nothing is written before all networks are trained")
 def main() -> int:
-    """Run; 0 when done, 2 after bad input."""
-    try:
-        (args,) = HfArgumentParser(SwapArguments).parse_args_into_dataclasses()
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Compare the neurons; 0 when done."""
+    (args,) = HfArgumentParser(SwapArguments).parse_args_into_dataclasses()
+    command.output_folder(args.output_dir)
     # matrices this small lose time on a second thread; and the sums stay the same
     torch.set_num_threads(1)
     run(args)

@@ -8,12 +8,11 @@ cores. With --resume_from_checkpoint it goes on where an interrupted run stopped
 """
 
 import hashlib
-import math
 import platform
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import command
 import torch
 import transformers
 from datasets import Dataset, DatasetDict
@@ -60,6 +59,10 @@ class TeacherArguments(TrainingArguments):
     seed: int = field(default=0)
 
     def __post_init__(self) -> None:
+        command.check_ranges(self)
+        command.at_least(2, self, "max_length")  # nothing stands before the first token
+        # the bytes and the end of text; a tokenizer of fewer would not be the model's
+        command.at_least(257, self, "vocab_size")
         # bfloat16 on a CPU must be asked for in so many words
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         super().__post_init__()
@@ -108,6 +111,7 @@ def model_card(
     digest = hashlib.sha256("".join(texts["train"]["text"]).encode()).hexdigest()
     characters = sum(map(len, texts["heldout"]["text"]))
     tokens = rows["heldout"].num_rows * args.max_length
+    perplexity = torch.tensor(loss).double().exp()  # infinite where training diverged
     return f"""---
 license: apache-2.0
 library_name: mar-snn
@@ -126,8 +130,8 @@ A Llamba (arXiv 2502.14458) of 4.3 M parameters and a byte-level BPE tokenizer o
 definition: `mar_snn.distill.data.standard_library_text` |
 | held out | {texts["heldout"].num_rows} documents ({characters:,} characters, \
 {tokens:,} tokens), one in twenty by the checksum of its name |
-| held-out loss | {loss:.4f} nats a token, perplexity {math.exp(loss):.2f}, rows of \
-{args.max_length} tokens |
+| held-out loss | {loss:.4f} nats a token, perplexity {perplexity:.2f}, \
+rows of {args.max_length} tokens |
 | training | {args.num_train_epochs:g} epochs, batch \
 {args.per_device_train_batch_size} x {args.max_length} tokens, AdamW \
 {args.learning_rate:g}, {args.lr_scheduler_type.value}, \
@@ -140,34 +144,41 @@ Its text is Python source and documentation under the PSF licence; it knows no o
 """
 
 
-def main() -> None:
-    """Train, evaluate, and write the assets."""
-    (args,) = HfArgumentParser(TeacherArguments).parse_args_into_dataclasses()
+@command.ended("before the first checkpoint: nothing is kept")
+def main() -> int:
+    """Train, evaluate, and write the assets; 0 when done."""
     torch.set_flush_denormal(True)
-    set_seed(args.seed)
-    texts = standard_library_text()
-    tokenizer = train_tokenizer(texts["train"], args.vocab_size)
-    rows = DatasetDict(
-        {split: pack(docs, tokenizer, args.max_length) for split, docs in texts.items()}
-    )
-    trainer = Trainer(
-        model=LlambaForCausalLM(tiny_config(tokenizer)),
-        args=args,
-        train_dataset=rows["train"],
-        eval_dataset=rows["heldout"],
-        data_collator=collate,
-        processing_class=tokenizer,
-    )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    model = trainer.model.to(torch.bfloat16)
-    loss = trainer.evaluate()["eval_loss"]
-    assets = Path(args.asset_dir)
-    model.save_pretrained(assets)
+    with command.given_to_libraries():
+        (args,) = HfArgumentParser(TeacherArguments).parse_args_into_dataclasses()
+        command.output_folder(args.output_dir)
+        assets = command.output_folder(args.asset_dir, "--asset_dir")
+        set_seed(args.seed)
+        texts = standard_library_text()
+        tokenizer = train_tokenizer(texts["train"], args.vocab_size)
+        rows = DatasetDict(
+            {
+                split: pack(docs, tokenizer, args.max_length)
+                for split, docs in texts.items()
+            }
+        )
+        trainer = Trainer(
+            model=LlambaForCausalLM(tiny_config(tokenizer)),
+            args=args,
+            train_dataset=rows["train"],
+            eval_dataset=rows["heldout"],
+            data_collator=collate,
+            processing_class=tokenizer,
+        )
+    with command.checkpoints_named(args.output_dir):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        loss = trainer.evaluate()["eval_loss"]
+    trainer.model.to(torch.bfloat16).save_pretrained(assets)
     tokenizer.save_pretrained(assets)
     card = model_card(args, texts, rows, loss)
     (assets / "README.md").write_text(card, encoding="utf-8")
     print(card)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

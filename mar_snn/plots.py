@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from torch import Tensor
 
 from mar_snn.energy.counts import Firing
 from mar_snn.energy_plots import (
@@ -72,7 +73,7 @@ def plot_spike_raster(
     spike_seq: Shaped[Array, "..."],
     ax: Axes | None = None,
     *,
-    tokens: Sequence[str] | None = None,
+    tokens: Sequence[Any] | Shaped[Array, "..."] | None = None,
 ) -> Axes:
     """Ternary spikes over time: one cell for each step and neuron, coloured by sign.
 
@@ -82,7 +83,8 @@ def plot_spike_raster(
     Args:
         spike_seq: -1, 0 and +1, [T, N]: time by neuron, on any device and of any dtype.
         ax: where to draw; a new figure if None.
-        tokens: words of the time axis, each as many steps long as the others.
+        tokens: words or numbers of the time axis, each as many steps long as the
+            others.
 
     Raises:
         ValueError: for values that are not unit spikes, for other than two axes, and
@@ -90,9 +92,10 @@ def plot_spike_raster(
     """
     spikes = unit_spikes(spike_seq)
     steps, neurons = spikes.shape
-    if tokens is not None and (not tokens or steps % len(tokens)):
+    words = None if tokens is None else _words(tokens)
+    if words is not None and (not words or steps % len(words)):
         raise ValueError(
-            f"{steps} time steps cannot be shared evenly among {len(tokens)} tokens: "
+            f"{steps} time steps cannot be shared evenly among {len(words)} tokens: "
             "give one label for every T steps, or none"
         )
     ax = ax or new_axes()
@@ -114,8 +117,8 @@ def plot_spike_raster(
     ax.set(xlabel="time step", ylabel="neuron")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
-    if tokens is not None:
-        label_tokens(ax, tokens, steps // len(tokens))
+    if words is not None:
+        label_tokens(ax, words, steps // len(words))
     up, down = (100 * (spikes == sign).mean() for sign in (1, -1))
     handles = [
         Patch(color=POSITIVE, label=f"+1 ({up:.3g} %)"),
@@ -321,6 +324,19 @@ def plot_training(history: Sequence[Mapping[str, Any]], ax: Axes | None = None) 
         handles += _plot_firing_rate(ax.twinx(), firing)
     legend_above(ax, handles)
     return ax
+
+
+def _words(tokens: Sequence[Any] | Shaped[Array, "..."]) -> list[str]:
+    """The labels, of a sequence or an array."""
+    if isinstance(tokens, Tensor | np.ndarray):
+        if tokens.ndim != 1:
+            raise ValueError(
+                "tokens must have one axis, one label for every T steps, got the "
+                f"shape {tuple(tokens.shape)}"
+            )
+        tokens = tokens.tolist()
+    numbers = (t.item() if isinstance(t, Tensor) else t for t in tokens)
+    return [str(token) for token in numbers]
 
 
 class _Curve(NamedTuple):

@@ -1,7 +1,9 @@
 """examples/distill_llamba.py from end to end at a tiny size, and its answers."""
 
 import json
+import math
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from mar_snn.distill import TrainingInterrupted
 from mar_snn.energy import EnergyReport
 from mar_snn.spiking import coders
 
@@ -161,7 +164,27 @@ def test_interrupted_and_resumed_is_bitwise_uninterrupted(
         ({"tau": -2.0}, "tau must be a finite float above zero, got -2.0"),
         ({"time_steps": 0}, "time_steps must be at least 1, got 0"),
         ({"alpha": -1.0}, "alpha must not be negative"),
-        ({"max_length": 0}, "--max_length must be at least 1, got 0"),
+        ({"max_length": 1}, "--max_length must be at least 2, got 1"),
+        ({"max_steps": 0}, "--max_steps must be at least 1, got 0"),
+        (
+            {"max_steps": -1, "num_train_epochs": 0},
+            "--num_train_epochs must be above zero, got 0.0",
+        ),
+        (
+            {"per_device_train_batch_size": -1},
+            "--per_device_train_batch_size must be at least 1, got -1",
+        ),
+        (
+            {"gradient_accumulation_steps": 0},
+            "--gradient_accumulation_steps must be at least 1, got 0",
+        ),
+        ({"teacher_sharding": "fsdp"}, "start several with accelerate launch"),
+        ({"teacher_device": "cuda:99"}, "there is no device 'cuda:99' here"),
+        ({"teacher_device": "gpu0"}, "there is no device 'gpu0' here"),
+        ({"feature_layers": '{"0":9}'}, "blocks 0..1 of the teacher, got 0: 9"),
+        ({"feature_layers": '{"0":"x"}'}, "feature_layers must give a block of the"),
+        ({"feature_layers": "[1]"}, "feature_layers must give a block of the teacher"),
+        ({"report_to": "no_such"}, "no_such is not supported"),
         ({"max_length": 100000}, "do not fill one row of 100000 tokens"),
         ({"teacher": "no/such/folder/here"}, "no/such/folder/here"),
         ({"resume_from_checkpoint": "last"}, "no checkpoint there"),
@@ -184,6 +207,70 @@ def test_a_file_in_the_place_of_the_folder_is_refused(run, texts, capsys):
     assert run(output_dir=texts) == 2
     assert "texts.jsonl is a file, not a folder" in capsys.readouterr().err
     assert texts.read_text() == before
+
+
+@pytest.mark.parametrize("folder", ["texts.jsonl/deeper", "closed"])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(
+    run, example, texts, folder, monkeypatch, capsys
+):
+    def refuse(*, dir: Path) -> None:  # noqa: A002  as a file system mounted read-only does
+        raise OSError(30, "Read-only file system", str(dir))
+
+    monkeypatch.setattr(example.command, "TemporaryFile", refuse)
+    monkeypatch.setattr(example, "load_teacher", None)  # not even called
+    assert run(output_dir=texts.parent / folder) == 2
+    error = capsys.readouterr().err
+    assert "give --output_dir a folder that can be written to\n" in error
+    assert folder in error
+
+
+def test_a_diverged_run_keeps_its_results_and_says_so(
+    run, example, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thresholds.png").touch()  # of a run before
+    # nor does an estimate that cannot be had keep anybody from training
+    monkeypatch.setattr(example, "estimate_memory", lambda *_: int("x"))
+    assert run(learning_rate=1e4, eval_strategy="steps", eval_steps=3) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert not math.isfinite(metrics["perplexity"]["distilled"])
+    assert math.isfinite(metrics["perplexity"]["calibrated"])
+    assert metrics["steps"] == 6
+    assert EnergyReport.load(out / "energy.json").ratio == metrics["energy_ratio"]
+    AutoModelForCausalLM.from_pretrained(out)
+    printed, errors = capsys.readouterr()
+    assert "Memory cannot be estimated: ValueError: invalid literal" in printed
+    assert "Training diverged: give a lower --learning_rate" in errors
+    assert f"{out / 'thresholds.png'} is not drawn: thresholds must be" in errors
+    assert not (out / "thresholds.png").exists()
+    assert (out / "energy.png").exists()
+    (state,) = out.glob("checkpoint-*/trainer_state.json")
+    history = json.loads(state.read_text())["log_history"]
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == [3, 6]
+
+
+def test_the_way_on_can_be_pasted_into_a_shell(example, tmp_path):
+    folder = tmp_path / "my 'own' $folder" / "checkpoint-4"
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}")
+    for interrupt in (KeyboardInterrupt(), TrainingInterrupted(str(folder))):
+        with (
+            pytest.raises(KeyboardInterrupt) as stop,
+            example.command.checkpoints_named(str(folder.parent)),
+        ):
+            raise interrupt
+        *_, option, path = shlex.split(str(stop.value))
+        assert (option, path) == ("--resume_from_checkpoint", str(folder))
+
+
+def test_without_a_checkpoint_nothing_is_promised(example, tmp_path):
+    with (
+        pytest.raises(KeyboardInterrupt) as stop,
+        example.command.checkpoints_named(str(tmp_path)),
+    ):
+        raise KeyboardInterrupt
+    assert str(stop.value) == ""
 
 
 def test_empty_data_is_refused(run, tmp_path, capsys):

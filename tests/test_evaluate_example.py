@@ -125,6 +125,7 @@ def test_after_ctrl_c_the_same_command_goes_on(
         (["--tasks_dir", "nowhere"], "nowhere has no .jsonl files"),
         (["--text", "nowhere.txt"], "nowhere.txt cannot be read as UTF-8 text"),
         (["--compare", "/nowhere"], "/nowhere is no causal language model"),
+        (["--device", "cuda:99"], "there is no device 'cuda:99' here"),
     ],
 )
 def test_bad_input_is_one_sentence(more, sentence, example, arguments, capsys):
@@ -133,6 +134,19 @@ def test_bad_input_is_one_sentence(more, sentence, example, arguments, capsys):
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("error: ")
     assert sentence in last
+
+
+def test_a_folder_in_the_place_of_the_results_is_refused_before_the_work(
+    example, arguments, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(example, "load_tasks", None)  # not even called
+    for path, sentence in (
+        (tmp_path, f"--output {tmp_path} is a folder: name a file in it"),
+        (PATH / "results.json", f"--output {PATH} is a file, not a folder"),
+    ):
+        arguments("--output", path)
+        assert example.main() == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_a_bad_line_is_named(example, arguments, tasks, capsys):

@@ -5,12 +5,14 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.sparse import EventLinear, optimize_for_decoding
 
 PATH = Path(__file__).parent.parent / "examples" / "generate.py"
@@ -159,6 +161,73 @@ def test_a_chat_model_is_given_its_template(example, arguments):
     assert text == "<user>hello<assistant>"
 
 
+class Told(dict):
+    """What generate returns: its parts are attributes too."""
+
+    __getattr__ = dict.__getitem__
+
+
+CHAT = (
+    'S"{% for m in messages %}<{{ m.role }}>{{ m.content }}"{% endfor %}'
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def converse(example, arguments, monkeypatch):
+    """Two turns by a template whose messages end with a quotation mark, a token.
+
+    The model says the same each time; returned is what it was given to read.
+    """
+
+    def converse(template: str, said: str) -> list[tuple[str, Any]]:
+        arguments("--dense")
+        options = example.parse_arguments()
+        talker = next(example.load_talkers(options))
+        talker.tokenizer.add_special_tokens({"additional_special_tokens": ['"']})
+        talker.tokenizer.chat_template = template
+        calls = []
+
+        def generate(ids, **given):
+            calls.append((talker.tokenizer.decode(ids[0]), given))
+            answer = torch.tensor([talker.tokenizer(said).input_ids])
+            sequences = torch.cat([ids, answer], dim=1)
+            return Told(sequences=sequences, **{CACHE_NAME: len(calls)})
+
+        monkeypatch.setattr(talker.model, "generate", generate)
+        for prompt in ("hello", "more"):
+            talker.reply(prompt, options, silent=True)
+        return calls
+
+    return converse
+
+
+@pytest.mark.parametrize("said", ["fine", 'fine"'])
+def test_a_conversation_is_one_text_of_the_template(converse, said):
+    (first, opening), (second, going_on) = converse(CHAT, said)
+    assert first == 'S"<user>hello"<assistant>'
+    # one system prompt, and a reply that is closed, by the model or by the template
+    assert second == 'S"<user>hello"<assistant>fine"<user>more"<assistant>'
+    assert CACHE_NAME not in opening
+    assert going_on[CACHE_NAME] == 1
+    # the model's own end of text is 0; the template puts token 1 behind an answer
+    assert opening["eos_token_id"] == going_on["eos_token_id"] == [0, 1]
+
+
+def test_what_a_template_writes_anew_is_read_anew(converse):
+    template = CHAT.replace(
+        "m.content }}", "m.content | upper if not loop.last else m.content }}"
+    )
+    (_, _), (second, going_on) = converse(template, "fine")
+    assert second == 'S"<user>HELLO"<assistant>FINE"<user>more"<assistant>'
+    assert CACHE_NAME not in going_on
+
+
+def test_a_template_that_refuses_is_a_sentence(converse):
+    with pytest.raises(ValueError, match="the chat template refuses this: no users"):
+        converse("{{ raise_exception('no users') }}", "fine")
+
+
 def test_a_reply_of_one_token_has_no_speed(example, byte_tokenizer):
     watch = example.Stopwatch(byte_tokenizer(), silent=True)
     for token in ([1, 2], [3]):
@@ -184,6 +253,39 @@ def test_models_that_cannot_talk_are_named(
     assert sentence in message
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu0", "meta"])
+def test_a_device_that_is_not_there_is_named(example, arguments, device, capsys):
+    arguments("--prompt", "x", "--device", device)
+    assert example.main() == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: there is no device '{device}' here: ")
+    assert "; this machine has cpu" in line
+    assert line.count("\n") == 1
+
+
+def test_a_tokenizer_of_another_model_is_refused(
+    example, arguments, byte_tokenizer, tmp_path, capsys
+):
+    byte_tokenizer(["<more>"]).save_pretrained(tmp_path)
+    arguments("--prompt", "x", "--dense", "--tokenizer", tmp_path)
+    assert example.main() == 2
+    sentence = "the tokenizer has 257 tokens, the spiking model knows 256"
+    assert sentence in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_reply_ends_the_conversation(
+    example, arguments, monkeypatch, capsys
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example, "take_turn", interrupt)
+    arguments("--prompt", "x", "--dense")
+    assert example.main() == 130
+    errors = capsys.readouterr().err
+    assert errors.endswith("\nInterrupted: the conversation is not kept\n")
+
+
 def test_without_the_demos_student_the_command_that_makes_it_is_named(
     example, tmp_path, monkeypatch, capsys
 ):
@@ -197,6 +299,11 @@ def test_without_the_demos_student_the_command_that_makes_it_is_named(
     ("wrong", "sentence"),
     [
         (("--max_new_tokens", "1"), "--max_new_tokens must be 2 or more, got 1"),
+        (("--prompt", "x", ""), "--prompt must not be empty"),
+        (("--threads", "-1"), "--threads must be 1 or more, got -1"),
+        (("--threads", "0"), "--threads must be 1 or more, got 0"),
+        (("--seed", "-1"), "--seed must be from 0 to 2**32 - 1, got -1"),
+        (("--temperature", "nan"), "--temperature must be 0 or more, got nan"),
         (("--temperature", "-1"), "--temperature must be 0 or more, got -1.0"),
         (("--int8", "--dense"), "--int8 is an option of the path that --dense turns"),
     ],

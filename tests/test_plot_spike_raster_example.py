@@ -207,6 +207,26 @@ def test_a_picture_that_cannot_be_written_is_an_error(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("pic", "pic.png"), ("pic.", "pic.png"), ("a.b.svg", "a.b.svg")],
+)
+def test_the_name_that_is_printed_is_the_file(
+    monkeypatch, capsys, tmp_path, spiking_llm, name, written
+):
+    arguments = ("a", "--model", spiking_llm, "--site", "mlp.out")
+    output = ("--output", tmp_path / name)
+    assert run(monkeypatch, "plot_spike_raster.py", *arguments, *output) == 0
+    assert capsys.readouterr().out == f"{tmp_path / written}\n"
+    assert [path.name for path in tmp_path.iterdir()] == [written]
+
+
+def test_a_folder_is_no_picture(monkeypatch, capsys, tmp_path):
+    arguments = ("a", "--output", tmp_path)
+    assert run(monkeypatch, "plot_spike_raster.py", *arguments) == 2
+    assert "is a folder: name a picture in it" in capsys.readouterr().err
+
+
 def test_nothing_is_left_in_pyplot(monkeypatch, tmp_path, spiking_llm):
     made = []
     remember = matplotlib.figure.Figure.savefig

@@ -170,7 +170,30 @@ def test_tokens_stand_below_their_steps(ax):
     assert list(ax.get_xticks()) == [1.0, 4.0]
 
 
-@pytest.mark.parametrize("tokens", [["a"] * 4, []])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [12, 7],
+        np.array([12, 7]),
+        np.array(["12", "7"]),
+        torch.tensor([12, 7]),
+        list(torch.tensor([12, 7])),
+        list(np.array([12, 7])),
+    ],
+)
+def test_tokens_may_be_numbers_and_arrays(tokens, ax):
+    plots.plot_spike_raster(np.zeros((6, 2)), ax, tokens=tokens)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["12", "7"]
+    assert list(ax.get_xticks()) == [1.0, 4.0]
+
+
+@pytest.mark.parametrize("tokens", [torch.tensor([[12, 7]]), np.array("a")])
+def test_an_array_of_tokens_has_one_axis(tokens, ax):
+    with pytest.raises(ValueError, match="tokens must have one axis"):
+        plots.plot_spike_raster(torch.zeros(6, 2), ax, tokens=tokens)
+
+
+@pytest.mark.parametrize("tokens", [["a"] * 4, [], np.array([]), torch.arange(4)])
 def test_tokens_that_do_not_divide_time_are_refused(tokens, ax):
     with pytest.raises(ValueError, match="cannot be shared evenly") as error:
         plots.plot_spike_raster(torch.zeros(6, 2), ax, tokens=tokens)

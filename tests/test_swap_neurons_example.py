@@ -14,6 +14,12 @@ from mar_snn.neurons import ATMNNode
 EXAMPLE = Path(__file__).parent.parent / "examples" / "swap_neurons.py"
 
 
+@pytest.fixture(autouse=True)
+def _beside_the_example(monkeypatch):
+    """Where Python itself would look when it runs the script."""
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
+
+
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
     threads = torch.get_num_threads()

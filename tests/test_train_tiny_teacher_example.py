@@ -44,7 +44,7 @@ def test_it_trains_saves_and_describes_a_teacher(
     }
     arguments = [str(w) for name, v in options.items() for w in (f"--{name}", v)]
     monkeypatch.setattr(sys, "argv", ["train_tiny_teacher.py", *arguments])
-    example.main()
+    assert example.main() == 0
     model = AutoModelForCausalLM.from_pretrained(assets)
     assert isinstance(model, LlambaForCausalLM)
     assert model.dtype == torch.bfloat16
@@ -59,6 +59,29 @@ def test_it_trains_saves_and_describes_a_teacher(
     said = float(re.search(r"perplexity ([\d.]+)", card)[1])
     assert perplexity(model, rows) == pytest.approx(said, rel=0.02)
     assert card in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("vocab_size", 4, "--vocab_size must be at least 257, got 4"),
+        ("max_length", 1, "--max_length must be at least 2, got 1"),
+        ("max_steps", 0, "--max_steps must be at least 1, got 0"),
+        ("asset_dir", __file__, "is a file, not a folder"),
+        ("seed", -1, "Seed must be between 0 and 2**32 - 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    example, tmp_path, monkeypatch, capsys, option, value, sentence
+):
+    monkeypatch.setattr(example, "standard_library_text", None)  # not even called
+    options = {"output_dir": tmp_path / "run", "asset_dir": tmp_path, option: value}
+    words = [f"--{name}={value}" for name, value in options.items()]
+    monkeypatch.setattr(sys, "argv", ["train_tiny_teacher.py", *words])
+    assert example.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert sentence in line
 
 
 def test_the_teacher_in_the_package_is_what_its_card_says():

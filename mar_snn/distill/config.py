@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from mar_snn.devices import usable_device
 from mar_snn.distill.features import FEATURE_POINTS
 from mar_snn.distill.losses import DISTANCES, DIVERGENCES
 
@@ -168,9 +169,10 @@ class SBDSConfig(TrainingArguments):
                 "teacher_forcing_steps compares what enters the norms: set "
                 f"feature_points='pre_norm', got {self.feature_points!r}"
             )
-        if isinstance(self.feature_layers, dict):  # JSON has words for keys
-            pairs = self.feature_layers.items()
-            self.feature_layers = {int(own): int(other) for own, other in pairs}
+        if self.feature_layers is not None:
+            self.feature_layers = _as_layers(self.feature_layers)
+        if self.teacher_device is not None:
+            usable_device(self.teacher_device)
         # its name up to transformers 5.22 and after
         checkpointing = self.gradient_checkpointing_kwargs or getattr(
             self, "activation_checkpointing_kwargs", None
@@ -186,3 +188,13 @@ class SBDSConfig(TrainingArguments):
         value = getattr(self, name)
         if value is not None and not holds(value):
             raise ValueError(f"{name} {sentence}, got {value!r}")
+
+
+def _as_layers(found: Any) -> dict[int, int]:
+    try:  # JSON has words for keys
+        return {int(str(own)): int(str(other)) for own, other in found.items()}
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            "feature_layers must give a block of the teacher for blocks of the "
+            f'student, such as {{"0": 1, "1": 3}}, got {found!r}'
+        ) from error

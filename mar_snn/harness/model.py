@@ -11,6 +11,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
+from mar_snn.devices import usable_device
 from mar_snn.loading import load
 from mar_snn.provenance import versions
 from mar_snn.spiking import SpikingConfig
@@ -46,7 +47,7 @@ class MarLM(HFLM):
 
     Raises:
         ValueError: for what is no causal language model, has no tokenizer, or has one
-            that is another model's.
+            that is another model's, and for a device that is not there.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class MarLM(HFLM):
         name = pretrained if isinstance(pretrained, str) else type(pretrained).__name__
         options = {"backend": "causal"} | options
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if isinstance(pretrained, str):
+            usable_device(device)  # HFLM would take another in its place
         try:
             super().__init__(pretrained, dtype=dtype, device=device, **options)
         except (*_LOADING_ERRORS, ValueError) as error:

@@ -29,6 +29,8 @@ MAR6 = ("piqa", "boolq", "winogrande", "hellaswag", "arc_easy", "arc_challenge")
 #: (arXiv 2312.00752) reports these tasks, and with it those who build on it.
 MAIN_METRICS = {"hellaswag": "acc_norm", "arc_challenge": "acc_norm"}
 
+#: UTF-8, whose byte order mark is no part of the text
+_ENCODING = "utf-8-sig"
 #: keys of a line of a task file
 _LAYOUT = '{"query": text, "choices": [text, text, ...], "gold": index}'
 
@@ -102,10 +104,10 @@ def _load(manager: TaskManager, name: str, task: str | dict[str, Any]) -> Any:
 def file_tasks(folder: str | Path) -> dict[str, dict[str, Any]]:
     """A multiple-choice task of lm_eval for each .jsonl file, by the file's name.
 
-    A line is `{"query": text, "choices": [text, text, ...], "gold": index}`. What the
-    model continues is the query without spaces and line ends behind it; where a line of
-    it begins with "Question:", "Answer:" follows on its own line, as in lm_eval's
-    own prompts for such tasks. A choice is put behind one space.
+    A line is `{"query": text, "choices": [text, text, ...], "gold": index}`; empty ones
+    are passed over. What the model continues is the query without spaces and line ends
+    behind it; where a line of it begins with "Question:", "Answer:" follows on its own
+    line, as in lm_eval's own prompts for such tasks. A choice is put behind one space.
 
     Raises:
         ValueError: for a folder without such files, or a line of another layout, with
@@ -121,8 +123,9 @@ def file_tasks(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 def _check(path: Path) -> None:
     # not splitlines(): JSON may hold its other line ends, such as U+2028
-    lines = _read(path).removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, 1):
+    lines = enumerate(_read(path).split("\n"), 1)
+    rows = [(number, line) for number, line in lines if line.strip(" \t")]
+    for number, line in rows or [(1, "")]:
         if problem := _problem(line):
             raise ValueError(
                 f"{path}, line {number}: {problem}; a line must be {_LAYOUT}"
@@ -131,7 +134,7 @@ def _check(path: Path) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding=_ENCODING)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from error
 
@@ -200,6 +203,7 @@ def text_task(path: str | Path) -> dict[str, Any]:
         "dataset_path": "text",
         "dataset_kwargs": {
             "data_files": {"test": escape(str(path.resolve()))},
+            "encoding": _ENCODING,
             "sample_by": "document",
         },
         "test_split": "test",

@@ -204,6 +204,12 @@ def test_an_answer_longer_than_a_context_is_refused(make_lm):
         ask(lm, "loglikelihood", ("a long context", "sixes."))
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu0"])
+def test_a_device_that_is_not_there_is_no_fault_of_the_model(make_lm, device):
+    with pytest.raises(ValueError, match=f"there is no device '{device}' here"):
+        make_lm(device=device)
+
+
 def test_what_cannot_be_judged_is_one_sentence(tmp_path, llambas, make_lm):
     with pytest.raises(ValueError, match=r"nowhere is no causal language model"):
         MarLM(str(tmp_path / "nowhere"))

@@ -1,5 +1,6 @@
 """The preset, tasks from files, texts, and what is said of bad ones."""
 
+import json
 import re
 
 import datasets
@@ -105,10 +106,35 @@ def test_line_ends_that_json_allows_inside_a_text_end_no_line(write_tasks):
 
 
 @pytest.mark.parametrize(
+    ("start", "end"),
+    [("", "\n\n"), ("", " \t\n\n"), ("\ufeff", "\r\n\r\n"), ("\n", "")],
+)
+def test_empty_lines_marks_and_line_ends_of_windows_are_passed_over(
+    start, end, write_tasks
+):
+    folder = write_tasks(t=[])
+    lines = [json.dumps(GOOD | {"query": query}) for query in ("first", "second")]
+    text = start + end.join(lines) + end if end else f"{start}{lines[0]}\n{lines[1]}"
+    (folder / "t.jsonl").write_bytes(text.encode())
+    task = load_tasks(folder=folder)["t"]
+    assert requests_of(task) == [
+        ("first", " a"),
+        ("first", " b"),
+        ("second", " a"),
+        ("second", " b"),
+    ]
+
+
+def test_a_bad_line_behind_empty_ones_has_its_own_number(write_tasks):
+    folder = write_tasks(t=["", GOOD, "", "oops"])
+    with pytest.raises(ValueError, match=r"t\.jsonl, line 4: no JSON"):
+        file_tasks(folder)
+
+
+@pytest.mark.parametrize(
     ("line", "problem"),
     [
         ('{"query": "q", ', "no JSON"),
-        ("", "no JSON"),
         ("[1]", "query, choices and gold are expected, not list"),
         ({"query": "q", "gold": 0}, "are expected, not query, gold"),
         (GOOD | {"more": 1}, "are expected, not query, choices, gold, more"),
@@ -156,6 +182,15 @@ def test_a_text_is_one_document_as_it_stands(tmp_path):
     tasks = load_tasks(text=path)
     assert list(tasks) == [path.name]
     assert requests_of(tasks[path.name]) == [(text,)]
+
+
+def test_the_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes("\ufeffwords\n".encode())
+    assert requests_of(load_tasks(text=path)["text.txt"]) == [("words\n",)]
+    path.write_bytes("\ufeff\n".encode())
+    with pytest.raises(ValueError, match="has no text"):
+        text_task(path)
 
 
 def test_a_text_comes_beside_the_tasks_of_a_folder(tmp_path, rows, write_tasks):
