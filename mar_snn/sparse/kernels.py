@@ -32,6 +32,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+#: GCC fuses no product with its addition in standard C: that halves the speed of sums
+_FLAGS = ("-ffp-contract=fast",)
 #: the C name of each dtype of weights
 _NATIVE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "i8"}
 
@@ -122,7 +124,7 @@ def runs_native(x: Tensor, weight: Tensor) -> bool:
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
-        return native.load(Path(__file__).with_name("projections.c"))
+        return native.load(Path(__file__).with_name("projections.c"), *_FLAGS)
     except RuntimeError as why:
         logger.warning("decoding on the CPU runs in PyTorch, which is slower: %s", why)
         return None
@@ -221,7 +223,7 @@ def _run(
     read = _function(kernel, weight.dtype)(
         x.data_ptr(),
         x.dtype == torch.bfloat16,
-        x.numel() // inputs,
+        x.shape[:-1].numel(),
         inputs,
         weight.data_ptr(),
         outputs,

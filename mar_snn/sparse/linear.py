@@ -147,17 +147,17 @@ class DenseLinear(_DecodingLinear):
     """W x + b that reads all weights once, at the speed of the memory.
 
     `weight` is the parameter of `linear` itself, so tied weights stay tied; on a CPU it
-    moves to huge pages.
+    moves to huge pages, as int8 weights do.
     """
 
     _scaled_axis = 0
 
     def _laid_out(self, weight: Tensor) -> Tensor:
-        return weight.contiguous()
+        return _on_huge_pages(weight)
 
     def _laid_out_parameter(self, weight: Tensor) -> nn.Parameter:
         if weight.is_cpu:
-            weight.data = _on_huge_pages(weight.detach())
+            weight.data = self._laid_out(weight.detach())
         return cast(nn.Parameter, weight)
 
     def _few(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:

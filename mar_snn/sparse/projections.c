@@ -4,9 +4,11 @@
  *              zero is read once, the others never.
  *   dot_*      W is output-major, [outputs][inputs]: all of it is read.
  *
- * Weights are float, bfloat16 or int8 with a scale; sums are float. Both loops are
- * bound by memory, so what matters is that later rows are on their way while these are
- * added: eight rows at a time, and those behind the next eight are prefetched.
+ * Weights are float, bfloat16 or int8 with a scale, made float in registers; sums are
+ * float. What matters is that memory never waits. Rows that are gathered are added four
+ * at a time, and those behind the next four are prefetched. A dense product reads four
+ * rows at a time from four places far apart: each place is one stream for the processor
+ * to follow, where rows side by side, shorter than a page, are streams that it confuses.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -14,15 +16,25 @@
 
 #include "bfloat16.h"
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
-#define ROWS 8
-#define AHEAD (2 * ROWS)
-#define DOTS 4
+#define ROWS 4           /* added at once; with more, pointers do not fit registers */
+#define AHEAD (2 * ROWS) /* from the row that is added to the one that is prefetched */
+#define DOTS 4           /* outputs at once */
+#define SUMS 2           /* of an output: an addition waits for the one before it */
+#define LINE 64          /* bytes of a cache line */
+#define LINES 16         /* from the line that is read to the one that is prefetched */
+
+/* A register of floats. Sixteen make a line, whatever the processor. */
+#if defined(__AVX512F__)
 #define LANES 16
-#define LINE 64 /* bytes of a cache line */
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
 
 typedef float vector __attribute__((vector_size(LANES * 4)));
 typedef int32_t integers __attribute__((vector_size(LANES * 4)));
@@ -43,21 +55,31 @@ static inline vector load_f32(const float *from)
     return v;
 }
 
+/* What widens is written out where there is an instruction for it: GCC 12 takes
+ * __builtin_convertvector apart, element by element. */
 static inline vector load_bf16(const uint16_t *from)
 {
+#if defined(__AVX512F__)
+    const __m256i h = _mm256_loadu_si256((const __m256i *)from);
+    return (vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+#elif defined(__AVX2__)
+    const __m128i h = _mm_loadu_si128((const __m128i *)from);
+    return (vector)_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16);
+#else
     halves h;
     memcpy(&h, from, sizeof h);
-    const words bits = __builtin_convertvector(h, words) << 16;
-    vector v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
+    return (vector)(__builtin_convertvector(h, words) << 16);
+#endif
 }
 
 static inline vector load_i8(const int8_t *from)
 {
-#ifdef __AVX512F__ /* gcc 12 takes the conversion below apart, byte by byte */
+#if defined(__AVX512F__)
     const __m128i b = _mm_loadu_si128((const __m128i *)from);
     return (vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
+#elif defined(__AVX2__)
+    const __m128i b = _mm_loadl_epi64((const __m128i *)from);
+    return (vector)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
 #else
     bytes b;
     memcpy(&b, from, sizeof b);
@@ -65,12 +87,18 @@ static inline vector load_i8(const int8_t *from)
 #endif
 }
 
+/* Memory for floats, which starts with a line: what straddles two is read twice. */
+static float *floats(int64_t count)
+{
+    return aligned_alloc(LINE, (count * sizeof(float) + LINE) / LINE * LINE);
+}
+
 /* Rows of x or y are float, or bfloat16 where `narrow`; sums are float in any case. */
 static float *widened(const void *x, int narrow, int64_t count)
 {
     if (!narrow)
         return (float *)x;
-    float *wide = malloc(count * sizeof *wide);
+    float *wide = floats(count);
     for (int64_t i = 0; wide && i < count; i++)
         wide[i] = one_bf16(((const uint16_t *)x)[i]);
     return wide;
@@ -174,9 +202,9 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
                           int64_t most, void *y, int threads)                          \
     {                                                                                  \
         float *x = widened(rows, narrow, batch * inputs);                              \
-        float *sums = narrow ? malloc(batch * outputs * sizeof *sums) : y;             \
+        float *sums = narrow ? floats(batch * outputs) : y;                            \
         int32_t *active = malloc((inputs + LANES) * sizeof *active);                   \
-        float *factor = malloc((inputs + ROWS) * batch * sizeof *factor);              \
+        float *factor = floats((inputs + ROWS) * batch);                               \
         int64_t count = -1;                                                            \
         if (x && sums && active && factor)                                             \
             count = batch == 1 /* a constant: it is compiled for one row */            \
@@ -214,26 +242,33 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
         return count;                                                                  \
     }                                                                                  \
                                                                                        \
-    /* y[n] = scale[n] Σ over k of x[k] w[n, k], for DOTS outputs that share a read of x */\
+    /* y[n] = scale[n] Σ over k of x[k] w[n, k], for `count` outputs n, first and so far\
+     * apart, which share a read of x. */                                              \
     static inline __attribute__((always_inline)) void dots_##NAME(                     \
         const float *x, int64_t inputs, const WEIGHT *w, const float *scale, float *y, \
-        int64_t outputs)                                                               \
+        int64_t first, int64_t apart, int64_t count)                                   \
     {                                                                                  \
-        vector sums[DOTS];                                                             \
-        memset(sums, 0, sizeof sums);                                                  \
+        const int64_t line = LINE / sizeof(WEIGHT);                                    \
+        const WEIGHT *row = w + first * inputs;                                        \
+        vector sums[DOTS][SUMS] = {0};                                                 \
         int64_t k = 0;                                                                 \
-        for (; k + LANES <= inputs; k += LANES) {                                      \
-            const vector from = load_f32(x + k);                                       \
-            for (int64_t n = 0; n < outputs; n++) {                                    \
-                const WEIGHT *at = w + n * inputs + k;                                 \
-                __builtin_prefetch(at + outputs * inputs, 0, 2);                       \
-                sums[n] += from * load_##NAME(at);                                     \
+        for (; k + line <= inputs; k += line) {                                        \
+            for (int64_t i = 0; i < count; i++)                                        \
+                __builtin_prefetch(row + i * apart * inputs + k + LINES * line, 0, 2); \
+            _Pragma("GCC unroll 16")                                                   \
+            for (int64_t lane = 0; lane < line; lane += LANES) {                       \
+                const vector from = load_f32(x + k + lane);                            \
+                for (int64_t i = 0; i < count; i++)                                    \
+                    sums[i][lane / LANES % SUMS] +=                                    \
+                        from * load_##NAME(row + i * apart * inputs + k + lane);       \
             }                                                                          \
         }                                                                              \
-        for (int64_t n = 0; n < outputs; n++) {                                        \
+        for (int64_t i = 0; i < count; i++) {                                          \
+            const int64_t n = first + i * apart;                                       \
+            const vector both = sums[i][0] + sums[i][1];                               \
             float sum = 0;                                                             \
             for (int lane = 0; lane < LANES; lane++)                                   \
-                sum += sums[n][lane];                                                  \
+                sum += both[lane];                                                     \
             for (int64_t rest = k; rest < inputs; rest++)                              \
                 sum += x[rest] * one_##NAME(w[n * inputs + rest]);                     \
             y[n] = scale ? sum * scale[n] : sum;                                       \
@@ -247,20 +282,23 @@ compact(const float *x, int64_t batch, int64_t inputs, const float *scale, int64
                        int threads)                                                    \
     {                                                                                  \
         float *x = widened(rows, narrow, batch * inputs);                              \
-        float *sums = narrow ? malloc(batch * outputs * sizeof *sums) : y;             \
+        float *sums = narrow ? floats(batch * outputs) : y;                            \
         const int able = x && sums;                                                    \
         if (able) {                                                                    \
             _Pragma("omp parallel for num_threads(threads) schedule(static)")          \
-            for (int64_t n = 0; n < outputs; n += DOTS)                                \
-                for (int64_t b = 0; b < batch; b++) {                                  \
-                    const float *from = x + b * inputs, *by = scale ? scale + n : scale;\
-                    const WEIGHT *row = w + n * inputs;                                \
-                    float *to = sums + b * outputs + n;                                \
-                    if (n + DOTS <= outputs)                                           \
-                        dots_##NAME(from, inputs, row, by, to, DOTS);                  \
-                    else                                                               \
-                        dots_##NAME(from, inputs, row, by, to, outputs - n);           \
-                }                                                                      \
+            for (int t = 0; t < threads; t++) {                                        \
+                const int64_t first = outputs * t / threads;                           \
+                const int64_t last = outputs * (t + 1) / threads;                      \
+                const int64_t apart = (last - first) / DOTS;                           \
+                for (int64_t n = first; n < first + apart; n++)                        \
+                    for (int64_t b = 0; b < batch; b++)                                \
+                        dots_##NAME(x + b * inputs, inputs, w, scale,                  \
+                                    sums + b * outputs, n, apart, DOTS);               \
+                for (int64_t n = first + DOTS * apart; n < last; n++)                  \
+                    for (int64_t b = 0; b < batch; b++)                                \
+                        dots_##NAME(x + b * inputs, inputs, w, scale,                  \
+                                    sums + b * outputs, n, 0, 1);                      \
+            }                                                                          \
             if (narrow)                                                                \
                 narrow_to(y, sums, batch * outputs);                                   \
         }                                                                              \

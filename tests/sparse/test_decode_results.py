@@ -18,12 +18,19 @@ def benchmark(load_benchmark):
 
 
 def test_the_tables_are_those_of_the_results(results, benchmark):
-    page = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
-    for threads in (1, 2):
-        assert benchmark.kernels_markdown(results["kernels"], threads) in page
-    assert benchmark.densities_markdown(results["densities"]) in page
-    assert benchmark.tokens_markdown(results["tokens"]) in page
-    assert benchmark.libraries_markdown(results["kernels"]) in page
+    made = benchmark.tables(results)
+    shown = set()
+    for name in ("docs/decoding.md", "README.md"):
+        page = (ROOT / name).read_text(encoding="utf-8")
+        assert benchmark.filled(page, made) == page
+        shown |= {table for table in made if f"<!-- end of {table} -->" in page}
+    assert shown == made.keys()
+
+
+def test_a_table_is_filled_in_between_its_lines_and_nowhere_else(benchmark):
+    page = "a\n<!-- x -->\nold\n<!-- end of x -->\nb\n<!-- y -->\nkept\n"
+    expected = "a\n<!-- x -->\n\n| 1 |\n\n<!-- end of x -->\nb\n<!-- y -->\nkept\n"
+    assert benchmark.filled(page, {"x": "| 1 |", "y": "?", "z": "?"}) == expected
 
 
 @pytest.mark.parametrize(("threads", "least"), [(1, 0.85), (2, 0.75)])
@@ -55,6 +62,38 @@ def test_the_dense_product_is_the_fastest_there_is(results):
         assert row["matrices"] * row["inputs"] * row["outputs"] * size >= 2**29
 
 
+def test_int8_is_measured_against_int8(results):
+    for row in results["kernels"]:
+        assert {"dense, ours", "dense, torch", "read"} <= row["ways"].keys()
+    for row in results["tokens"]:
+        assert {"dense, torch", "dense, ours", "dense, int8"} <= row["models"].keys()
+        for name, ratio in row["speedup"].items():
+            assert row["speedup_low"][name] <= ratio <= row["speedup_high"][name]
+
+
+def test_a_ratio_is_of_tokens_of_one_round_and_to_the_fastest_of_its_kind(
+    load_benchmark,
+):
+    decode = load_benchmark("decode")
+    taken = {
+        "dense, torch": [4.0, 4.0, 4.0],
+        "dense, ours": [2.0, 2.0, 4.0],  # the fastest in bfloat16
+        "dense, int8": [1.0, 1.0, 3.0],
+        "spiking, same": [1.0, 2.0, 2.0],  # 2, 1 and 2 times as fast
+        "spiking, int8": [2.0, 0.5, 1.0],  # 0.5, 2 and 3 times
+    }
+    found = {name: decode.quantiles(times) for name, times in taken.items()}
+    assert decode.speedups(found, taken) == {
+        "speedup": {"spiking, same": 2.0, "spiking, int8": 2.0},
+        "speedup_low": {"spiking, same": 1.0, "spiking, int8": 0.5},
+        "speedup_high": {"spiking, same": 2.0, "spiking, int8": 3.0},
+        "speedup_over_torch": {"spiking, same": 2.0},
+    }
+    taken["llama.cpp, Q8_0"] = [0.5, 0.5, 1.0]  # 0.25, 1 and 1 times as fast as int8
+    found["llama.cpp, Q8_0"] = decode.quantiles(taken["llama.cpp, Q8_0"])
+    assert decode.speedups(found, taken)["speedup"]["spiking, int8"] == 1.0
+
+
 def test_tokens_are_faster_by_what_was_promised(results):
     rows = [row for row in results["tokens"] if row["density"] == 0.3]
     assert [row["threads"] for row in rows] == [1, 2]
@@ -62,11 +101,3 @@ def test_tokens_are_faster_by_what_was_promised(results):
         assert abs(row["measured_density"]["spiking, same"] - 0.3) < 0.01
         assert row["speedup_over_torch"]["spiking, same"] >= 1.8
         assert row["speedup"]["spiking, same"] >= 1.5
-
-
-def test_the_readme_has_rows_of_the_results(results, benchmark):
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = benchmark.tokens_markdown(results["tokens"]).splitlines()
-    shown = [line for line in table[2:] if line in page]
-    assert table[0] in page
-    assert len(shown) == 3
