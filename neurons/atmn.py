@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from spikingjelly.activation_based import neuron, surrogate
@@ -17,6 +18,9 @@ from mar_snn.neurons.surrogate import SurrogateFunction, emits_spikes
 
 __all__ = ["ATMNNode"]
 
+#: what a membrane may be set to, for all neurons alike
+_NUMBERS = (float, int, np.floating, np.integer)
+
 
 class ATMNNode(neuron.BaseNode):
     """Ternary spikes {-1, 0, +1}, a soft reset and a learnable threshold V = exp(a).
@@ -26,7 +30,8 @@ class ATMNNode(neuron.BaseNode):
     SpikingJelly's tau keeps 1 - 1 / tau; `replace_neurons` converts one to the other.
 
     State: `v` is the float 0.0 until the first call and after `reset()`, then a tensor
-    of the input's shape. For 16-bit inputs it is kept in float32, so that T single
+    of the input's shape. A number stands for all neurons, and a tensor of another shape
+    than the input's is followed by a start at rest, as in SpikingJelly. For 16-bit inputs it is kept in float32, so that T single
     steps and one multi-step call agree bit for bit; spikes have the input's dtype.
 
     Args:
@@ -118,18 +123,30 @@ class ATMNNode(neuron.BaseNode):
     def materialize_states(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
     ) -> tuple[Any, ...]:
-        """The states as tensors of the input's shape: at rest where they do not fit."""
+        """The states as tensors of the input's shape: at rest where they do not fit.
+
+        Raises:
+            ValueError: a membrane that is no number and no tensor, or a complex one.
+        """
         # the sum stands in for the first of no steps, which the kernels refuse in words
         x = inputs[0]
         if step_mode == "m":
             x = x[0] if len(x) else x.sum(0)
         dtype = membrane_dtype(x.dtype)
         v = states[0]
-        if isinstance(v, Tensor) and v.shape == x.shape:
-            v = v.to(device=x.device, dtype=dtype)
+        if isinstance(v, _NUMBERS) and not isinstance(v, bool):
+            v = torch.full_like(x, float(v), dtype=dtype, requires_grad=False)
+        elif isinstance(v, Tensor) and not v.is_complex():
+            if v.shape in (x.shape, ()):
+                v = v.to(device=x.device, dtype=dtype).expand(x.shape)
+            else:
+                v = torch.zeros_like(x, dtype=dtype, requires_grad=False)
         else:
-            rest = v if isinstance(v, float) else 0.0
-            v = torch.full_like(x, rest, dtype=dtype, requires_grad=False)
+            what = v.dtype if isinstance(v, Tensor) else repr(v)
+            raise ValueError(
+                f"the membrane v must be a real number or a tensor of them, got {what}:"
+                " node.reset() puts it at rest"
+            )
         return (v, *states[1:])
 
     def single_step_functional_forward(

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from mar_snn.neurons import ops
 from mar_snn.neurons.atmn import ATMNNode
-from mar_snn.neurons.reference import atmn_decode, atmn_encode, readout_weights
+from mar_snn.neurons.reference import (
+    atmn_decode,
+    atmn_encode,
+    membrane_dtype,
+    readout_weights,
+)
 from mar_snn.neurons.spikes import declare_spikes, is_listening
 from mar_snn.neurons.surrogate import SurrogateFunction, emits_spikes
 
@@ -213,8 +218,7 @@ class ATMNCoder(nn.Module):
         )
 
     def _check_channels(self, x: Tensor) -> None:
-        if not x.is_floating_point():
-            raise ValueError(f"expected a floating-point tensor, got {x.dtype}")
+        membrane_dtype(x.dtype)  # which refuses integers
         if x.ndim == 0 or x.shape[-1] != self.num_channels:
             raise ValueError(
                 f"expected {self.num_channels} channels on the last axis, got the "

@@ -111,12 +111,12 @@ class LIFCoder(nn.Module):
         return self._decode(self._encode(x, v_threshold), v_threshold)
 
     def _encode(self, x: Tensor, v_threshold: Tensor) -> Tensor:
-        if not x.is_floating_point() or x.shape[-1:] != (self.num_channels,):
-            raise ValueError(
-                f"expected floating-point values with {self.num_channels} channels on "
-                f"the last axis, got {x.dtype} of shape {tuple(x.shape)}"
-            )
         dtype = membrane_dtype(x.dtype)
+        if x.shape[-1:] != (self.num_channels,):
+            raise ValueError(
+                f"expected {self.num_channels} channels on the last axis, got the "
+                f"shape {tuple(x.shape)}"
+            )
         current = x.to(dtype) / v_threshold.to(dtype)
         (spike_seq,), _ = self.neuron.multi_step_functional_forward(
             (current.expand(self.time_steps, *x.shape),), (torch.zeros_like(current),)

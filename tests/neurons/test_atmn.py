@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from spikingjelly.activation_based import surrogate
@@ -144,6 +145,59 @@ def test_a_float_state_is_where_the_membrane_starts():
     node.v = 0.5
     node(torch.zeros(2))
     assert node.v.tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("v", [1, np.float32(1), np.int64(1), torch.tensor(1)])
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_any_number_is_a_membrane_for_all_neurons(v, step_mode):
+    node = ATMNNode(step_mode=step_mode)
+    node.v = v
+    node(torch.tensor([[0.0, 0.25]]))
+    # 1 / 2 and 1 / 2 + 1 / 4
+    assert node.v.flatten().tolist() == [0.5, 0.75]
+
+
+def test_a_membrane_of_another_dtype_is_taken_by_its_values():
+    node = ATMNNode()
+    for dtype in (torch.int64, torch.bool, torch.float64):
+        node.v = torch.tensor([1, 0]).to(dtype)
+        node(torch.zeros(2))
+        assert node.v.dtype == torch.float32
+        assert node.v.tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("v", "got"),
+    [
+        (None, "None"),
+        (True, "True"),
+        ("rest", "'rest'"),
+        (torch.ones(2, dtype=torch.complex64), "torch.complex64"),
+    ],
+)
+def test_what_is_no_membrane_is_refused(v, got):
+    node = ATMNNode()
+    node.v = v
+    with pytest.raises(ValueError, match=rf"tensor of them, got {got}.*node\.reset"):
+        node(torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn],
+)
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_an_input_without_room_for_spikes_is_refused_and_changes_nothing(
+    dtype, step_mode
+):
+    node = ATMNNode(step_mode=step_mode)
+    x = torch.ones(2, 3).to(dtype)
+    sentence = rf"floating-point tensor, got {dtype}.*\.float\(\)"
+    with pytest.raises(ValueError, match=sentence):
+        node.functional_forward((x,), (0.0,))
+    with pytest.raises((ValueError, TypeError)):  # of the shape checker, where it runs
+        node(x)
+    assert node.v == 0.0
 
 
 def test_detach_cuts_the_past_out_of_the_graph():
