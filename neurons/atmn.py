@@ -31,8 +31,9 @@ class ATMNNode(neuron.BaseNode):
 
     State: `v` is the float 0.0 until the first call and after `reset()`, then a tensor
     of the input's shape. A number stands for all neurons, and a tensor of another shape
-    than the input's is followed by a start at rest, as in SpikingJelly. For 16-bit inputs it is kept in float32, so that T single
-    steps and one multi-step call agree bit for bit; spikes have the input's dtype.
+    than the input's is followed by a start at rest, as in SpikingJelly. For 16-bit
+    inputs it is kept in float32, so that T single steps and one multi-step call agree
+    bit for bit; spikes have the input's dtype.
 
     Args:
         tau: time constant in steps, above zero.
@@ -46,12 +47,12 @@ class ATMNNode(neuron.BaseNode):
         channel_dim: the channel axis of the single-step tensor.
         fire_ratio: rho, fire at rho V and reset by V.
         backend: "torch", "native" (C, on CPUs), "triton" or "cupy" (on GPUs); "auto"
-            takes the fastest that can run on without compiling C on
-            the input's device, or what the environment variable MAR_SNN_BACKEND names.
+            takes the fastest that can run on the input's device without compiling C, or
+            what the environment variable MAR_SNN_BACKEND names.
 
     Raises:
         ValueError: an argument out of range, or a `v_reset`.
-        RuntimeError: a backend whose package is missing.
+        RuntimeError: a backend whose package is missing, or whose C cannot be compiled.
     """
 
     #: log of the threshold, [1] or [num_channels]; leave it out of weight decay

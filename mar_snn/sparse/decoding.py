@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 
-from mar_snn.neurons import native
+from mar_snn.neurons.backends import requested_backend
 from mar_snn.neurons.coder import ATMNCoder
-from mar_snn.sparse.kernels import runs_native
+from mar_snn.sparse.kernels import has_native, runs_native
 from mar_snn.sparse.linear import DenseLinear, EventLinear
 from mar_snn.spiking import projections
 
@@ -189,7 +189,7 @@ def _lay_out_head(model: Any, head: str, max_rows: int) -> None:
 def _run_in_c(coder: ATMNCoder) -> None:
     """Where nobody has chosen a backend, and C can be one."""
     node = coder.neuron
-    if node.backend == "auto" and node.a.is_cpu and not native.obstacle():
+    if requested_backend(node.backend) == "auto" and node.a.is_cpu and has_native():
         node.backend = "native"
 
 

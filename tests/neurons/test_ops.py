@@ -168,7 +168,7 @@ def test_a_membrane_of_another_shape_is_refused():
     x_seq, one = torch.zeros(2, 3), torch.ones(1)
     how = {"tau": 2.0, "surrogate_function": surrogate.ATan()}
     # the shape checker's TypeError, where it runs
-    with pytest.raises((ValueError, TypeError), match=r"membrane v has the shape|Float"):
+    with pytest.raises((ValueError, TypeError), match=r"v has the shape|Float"):
         ops.atmn_multi_step(x_seq, torch.zeros(2), one, **how)
 
 

@@ -12,6 +12,7 @@ from mar_snn.sparse import (
     DenseLinear,
     EventLinear,
     decoding,
+    kernels,
     optimize_for_decoding,
 )
 from mar_snn.spiking import coders, projections
@@ -71,6 +72,36 @@ def test_coders_run_in_c_where_there_is_a_compiler(model):
     optimize_for_decoding(model, **ALWAYS)
     expected = "auto" if native.obstacle() else "native"
     assert {coder.neuron.backend for _, coder in coders(model)} == {expected}
+
+
+@pytest.mark.parametrize("broken", ["compiler", "cache", "one of the two sources"])
+def test_where_c_cannot_run_it_is_said_once_and_the_tokens_stay(
+    model, ids, broken, monkeypatch, tmp_path, caplog
+):
+    how = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(ids, **how)
+    impostor = tmp_path / "cc"
+    impostor.write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
+    impostor.chmod(0o755)
+    monkeypatch.setattr(native, "_no_compiler", lambda: "")
+    if broken == "one of the two sources":
+        monkeypatch.setattr(native, "obstacle", lambda: "")
+    if broken == "cache":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(impostor))
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setenv("CC", str(impostor))
+    kernels._library.cache_clear()
+    try:
+        plan = optimize_for_decoding(model, **ALWAYS)
+        assert torch.equal(model.generate(ids, **how), expected)
+    finally:
+        kernels._library.cache_clear()
+    assert {shape.kernel for shape in plan.shapes} == {"PyTorch"}
+    assert {coder.neuron.backend for _, coder in coders(model)} == {"auto"}
+    (said,) = caplog.messages
+    assert said.startswith("decoding on the CPU runs in PyTorch, which is slower: ")
+    assert ("cannot be kept" if broken == "cache" else "it ended with 1") in said
 
 
 def test_bfloat16_models_keep_their_dtype(model, ids):
