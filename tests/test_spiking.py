@@ -64,6 +64,20 @@ def test_spikifying_again_replaces_what_was_there(model):
     assert next(coders(model))[1].time_steps == 2
 
 
+def test_hooks_of_a_slot_go_on_with_what_stands_in_it(model, batch):
+    slot, seen = model.backbone.layers[0].mlp.in_neuron, []
+    handle = slot.register_forward_hook(lambda module, *_: seen.append(type(module)))
+    config = SpikingConfig(sites=("mlp.in",), time_steps=2)
+    for spiking in (config, SpikingConfig(**LIF), SpikingConfig(layers=(1,))):
+        spikify(model, spiking)
+        seen.clear()
+        model(**batch)
+        assert seen == [type(model.backbone.layers[0].mlp.in_neuron)]
+    handle.remove()
+    model(**batch)
+    assert seen == [nn.Identity]
+
+
 def test_the_numbers_of_the_config_reach_the_coders(model):
     config = SpikingConfig(
         time_steps=3,

@@ -2,9 +2,13 @@
 
 import copy
 
+import peft
 import pytest
 import torch
+import torch.nn.functional as F
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from transformers import AutoModelForCausalLM
 
 from mar_snn.neurons import native
@@ -231,11 +235,74 @@ def test_a_model_is_optimized_once(model):
         optimize_for_decoding(model, weights="int8")
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkp:FutureWarning")
+def test_a_model_with_adapters_is_merged_first(model, ids):
+    how = {"target_modules": ["down_proj"], "modules_to_save": ["in_neuron"]}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, **how)).eval()
+    # of two layers, two coders before a norm and one projection each
+    sentence = r"around 6 projections or coders .* first \(merge_and_unload\)"
+    with pytest.raises(ValueError, match=sentence):
+        optimize_for_decoding(adapted, **ALWAYS)
+    assert not modules(adapted, EventLinear)
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        merged = adapted.merge_and_unload()
+        optimize_for_decoding(merged, **ALWAYS)
+        torch.testing.assert_close(merged(ids).logits, expected, rtol=0, atol=1e-5)
+    assert len(modules(merged, EventLinear)) == 10
+
+
+class _Quantized(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight / 2)
+
+
+def test_weights_that_cannot_be_laid_out_leave_the_model_alone(model):
+    changes = {
+        "its weights have no memory here": lambda linear: linear.to("meta"),
+        "its weight is computed from others": parametrizations.weight_norm,
+        "its weight is computed": lambda m: prune.l1_unstructured(m, "weight", 0.5),
+        "it is a Linear of torch.float8_e4m3fn": lambda m: m.to(torch.float8_e4m3fn),
+        "it is a _Quantized of torch.float32": lambda _: _Quantized(24, 40),
+    }
+    for name in ("backbone.layers.1.mlp.up_proj", "lm_head"):
+        before = model.get_submodule(name)
+        for why, change in changes.items():
+            model.set_submodule(name, change(copy.deepcopy(before)))
+            with pytest.raises(
+                ValueError, match=f"{name} cannot be laid out .*: {why}"
+            ):
+                optimize_for_decoding(model, **ALWAYS)
+        model.set_submodule(name, before)
+    assert not modules(model, EventLinear)
+    assert {coder.neuron.backend for _, coder in coders(model)} == {"auto"}
+
+
+def test_hooks_of_the_projections_and_of_the_head_stay(model, ids):
+    seen = []
+    for name in ("lm_head", "backbone.layers.0.mlp.up_proj"):
+        linear = model.get_submodule(name)
+        linear.register_forward_hook(lambda module, *_: seen.append(type(module)))
+    add_hook_to_module(model.lm_head, AlignDevicesHook(execution_device="cpu"))
+    optimize_for_decoding(model.train(), **ALWAYS)
+    with torch.no_grad():
+        model(ids[:, :1])
+    assert seen == [EventLinear, DenseLinear]
+    assert isinstance(model.lm_head._hf_hook, AlignDevicesHook)
+    assert model.lm_head.training
+
+
 def test_a_backend_that_was_chosen_stays(model):
     for _, coder in coders(model):
         coder.neuron.backend = "torch"
     optimize_for_decoding(model, **ALWAYS)
     assert {coder.neuron.backend for _, coder in coders(model)} == {"torch"}
+
+
+def test_a_backend_that_the_environment_names_stays(model, monkeypatch):
+    monkeypatch.setenv("MAR_SNN_BACKEND", "torch")
+    optimize_for_decoding(model, **ALWAYS)
+    assert {coder.neuron.backend for _, coder in coders(model)} == {"auto"}
 
 
 def test_a_model_without_a_head_is_optimized_too(model, ids):
