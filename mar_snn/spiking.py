@@ -17,6 +17,7 @@ from jaxtyping import Float
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
+from mar_snn.hosts.auto import mark_as_spiking, teach_transformers
 from mar_snn.hosts.check import check_coders
 from mar_snn.hosts.slots import fill, insert_coders, owners, skipped
 from mar_snn.neurons.coder import ATMNCoder
@@ -128,6 +129,9 @@ class SpikingConfig:
         )
 
 
+teach_transformers(SpikingConfig)
+
+
 def fill_slots(backbone: nn.Module, config: SpikingConfig) -> None:
     """Give every slot of a model what `config` says: a coder or nothing.
 
@@ -160,6 +164,10 @@ def projections(model: nn.Module) -> Iterator[tuple[str, nn.Linear, Coder]]:
                 projection = getattr(owner.module, name)
                 if isinstance(projection, nn.Linear):
                     yield f"{owner.name}.{name}".lstrip("."), projection, coder
+
+
+#: Follows where a model came from: what is there is not what spikify made of it.
+_UNSAVED = " (made spiking since: save_pretrained it, and set name_or_path to where)"
 
 
 def spikify(model: Any, config: SpikingConfig | None = None) -> Any:
@@ -197,6 +205,11 @@ def spikify(model: Any, config: SpikingConfig | None = None) -> Any:
         # other configs than Llamba's know nothing of ours, and can save a dictionary
         own = any(owner.plan.own_slots for owner, _ in before)
         model.config.spiking = config if own else asdict(config)
+        if not own:
+            mark_as_spiking(model.config)
+    # peft writes down whence a model was loaded, and its adapters need this one
+    if name := vars(model).get("name_or_path"):
+        model.name_or_path = f"{name.removesuffix(_UNSAVED)}{_UNSAVED}"
     if experts := skipped(model):
         warnings.warn(f"these experts stay dense: {', '.join(experts)}", stacklevel=2)
     return model
