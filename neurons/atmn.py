@@ -1,25 +1,25 @@
 """The ATMN node: the parameters and the state of the neuron, for SpikingJelly."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 
 from mar_snn.neurons.backends import check_backend
+from mar_snn.neurons.numbers import above_zero, is_number, is_whole
 from mar_snn.neurons.ops import atmn_multi_step
 from mar_snn.neurons.reference import membrane_dtype
 from mar_snn.neurons.spikes import declare_spikes, is_listening
-from mar_snn.neurons.surrogate import SurrogateFunction, emits_spikes
+from mar_snn.neurons.surrogate import (
+    SurrogateFunction,
+    check_surrogate,
+    emits_spikes,
+)
 
 __all__ = ["ATMNNode"]
-
-#: what a membrane may be set to, for all neurons alike
-_NUMBERS = (float, int, np.floating, np.integer)
 
 
 class ATMNNode(neuron.BaseNode):
@@ -60,8 +60,8 @@ class ATMNNode(neuron.BaseNode):
 
     def __init__(
         self,
-        tau: float = 2.0,
-        v_threshold: float = 1.0,
+        tau: float | int = 2.0,
+        v_threshold: float | int = 1.0,
         v_reset: float | None = None,
         surrogate_function: SurrogateFunction | None = None,
         detach_reset: bool = False,
@@ -70,22 +70,25 @@ class ATMNNode(neuron.BaseNode):
         *,
         num_channels: int | None = None,
         channel_dim: int = 1,
-        fire_ratio: float = 1.0,
+        fire_ratio: float | int = 1.0,
         backend: str = "auto",
     ) -> None:
-        _check_dynamics(tau=tau, fire_ratio=fire_ratio, v_threshold=v_threshold)
+        tau = above_zero("tau", tau)
+        fire_ratio = above_zero("fire_ratio", fire_ratio)
+        v_threshold = above_zero("v_threshold", v_threshold)
         if v_reset is not None:
             raise ValueError(
                 f"ATMNNode resets by subtraction and has no v_reset, got {v_reset!r}: "
                 "leave it None, or use SpikingJelly's TernaryLIFNode for a hard reset"
             )
-        if num_channels is not None and num_channels < 1:
-            raise ValueError(f"num_channels must be None or >= 1, got {num_channels}")
+        if num_channels is not None and not is_whole(num_channels):
+            raise ValueError(f"num_channels must be None or >= 1, got {num_channels!r}")
         check_backend(backend)
         super().__init__(
             v_threshold=v_threshold,
             v_reset=None,
-            surrogate_function=surrogate_function or surrogate.Sigmoid(),
+            surrogate_function=check_surrogate(surrogate_function)
+            or surrogate.Sigmoid(),
             detach_reset=detach_reset,
             step_mode=step_mode,
             store_v_seq=store_v_seq,
@@ -106,7 +109,7 @@ class ATMNNode(neuron.BaseNode):
         return self.a.to(membrane_dtype(self.a.dtype)).exp()
 
     @v_threshold.setter
-    def v_threshold(self, value: float | Tensor) -> None:
+    def v_threshold(self, value: float | int | Tensor) -> None:
         # BaseNode.__init__ sets the attribute before the parameter exists
         if "a" not in self._parameters:
             return
@@ -135,7 +138,7 @@ class ATMNNode(neuron.BaseNode):
             x = x[0] if len(x) else x.sum(0)
         dtype = membrane_dtype(x.dtype)
         v = states[0]
-        if isinstance(v, _NUMBERS) and not isinstance(v, bool):
+        if is_number(v):
             v = torch.full_like(x, float(v), dtype=dtype, requires_grad=False)
         elif isinstance(v, Tensor) and not v.is_complex():
             if v.shape in (x.shape, ()):
@@ -246,18 +249,6 @@ class ATMNNode(neuron.BaseNode):
             f"channel_dim={self.channel_dim}, detach_reset={self.detach_reset}, "
             f"step_mode={self.step_mode}, backend={self.backend}"
         )
-
-
-def _check_dynamics(*, tau: float, fire_ratio: float, v_threshold: float) -> None:
-    """Raise a ValueError unless all three are finite floats above zero."""
-    for name, value in (
-        ("tau", tau),
-        ("fire_ratio", fire_ratio),
-        ("v_threshold", v_threshold),
-    ):
-        is_number = isinstance(value, float) and math.isfinite(value)
-        if not is_number or value <= 0.0:
-            raise ValueError(f"{name} must be a finite float above zero, got {value!r}")
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import surrogate
 
-from mar_snn.neurons import ATMNNode, listen_to_spikes
+from mar_snn.neurons import ATMNCoder, ATMNNode, LIFCoder, listen_to_spikes
 
 RECT = {"surrogate_function": surrogate.Rect()}
 
@@ -99,12 +99,28 @@ def test_there_is_no_parameter_without_an_axis():
         ({"v_threshold": math.nan}, "v_threshold must be a finite float above zero"),
         ({"v_reset": 0.0}, "no v_reset, got 0.0.*TernaryLIFNode"),
         ({"num_channels": 0}, "num_channels must be None or >= 1, got 0"),
+        ({"tau": True}, "tau must be a finite float above zero, got True"),
+        ({"surrogate_function": surrogate.ATan}, r"instance surrogate.ATan\(\), got"),
         ({"step_mode": "x"}, "step_mode"),
     ],
 )
 def test_bad_arguments_are_refused_in_words(arguments, message):
     with pytest.raises(ValueError, match=message):
         ATMNNode(**arguments)
+
+
+def test_an_integer_is_a_number():
+    two = 2
+    node = ATMNNode(two, two, fire_ratio=two)
+    assert (node.tau, node.fire_ratio, node.v_threshold.item()) == (2.0, 2.0, 2.0)
+    assert type(node.tau) is type(node.fire_ratio) is float
+    for coder in (
+        ATMNCoder(1, tau=two, v_threshold=two, fire_ratio=two),
+        LIFCoder(1, tau=two, v_threshold=two),
+    ):
+        assert type(coder.tau) is float
+        assert coder.v_threshold.tolist() == pytest.approx([2.0])
+        assert coder(torch.ones(1)).shape == (1,)
 
 
 def test_every_node_has_a_surrogate_of_its_own():
