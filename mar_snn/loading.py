@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate.hooks import (  # type: ignore[import-untyped]
-    remove_hook_from_module,
-)
-from accelerate.utils import (  # type: ignore[import-untyped]
-    set_module_tensor_to_device,
-)
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 import mar_snn.llamba
-from mar_snn.spiking import SpikingConfig, coders, fill_slots
+from mar_snn.hosts.auto import (
+    fetch_thresholds,
+    give_coders,
+    mark_as_spiking,
+    without_mark,
+)
+from mar_snn.spiking import SpikingConfig, fill_slots
 
 __all__ = ["load"]
 
@@ -55,12 +55,16 @@ def load(folder: str | Path, **kwargs: Any) -> Any:
     if getattr(config, "spiking", None) is None:
         raise _dense(folder)
     model_class = _class_of(config)
+    if "quantization_config" in kwargs:
+        kwargs["config"] = without_mark(config)
     model, info = _with_coders(model_class).from_pretrained(
         folder, output_loading_info=True, **kwargs
     )
     model.__class__ = model_class
     _assert_complete(folder, {k: info[k] for k in ("missing_keys", "unexpected_keys")})
-    _fetch_thresholds(model)
+    fetch_thresholds(model)
+    if isinstance(model.config.spiking, dict):
+        mark_as_spiking(model.config)  # which the files of mar_snn 0.1 lack
     return model
 
 
@@ -83,34 +87,13 @@ def _with_coders(model_class: Any) -> Any:
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         model_class.__init__(self, config, *args, **kwargs)
-        spiking = config.spiking
-        if isinstance(spiking, dict):  # Llamba's own config makes a SpikingConfig
-            fill_slots(self, SpikingConfig(**spiking))
-            self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(True)
-        kept = self._keep_in_fp32_modules_strict or ()
-        self._keep_in_fp32_modules_strict = {*kept, "in_neuron", "out_neuron"}
+        if isinstance(config.spiking, dict):  # Llamba's own makes a SpikingConfig
+            give_coders(self, SpikingConfig(**config.spiking))
 
     names = {
         name: getattr(model_class, name) for name in ("__module__", "__qualname__")
     }
     return type(model_class.__name__, (model_class,), names | {"__init__": __init__})
-
-
-def _fetch_thresholds(model: nn.Module) -> None:
-    """Bring back thresholds that `device_map` has put elsewhere with their block.
-
-    accelerate brings weights when their module is called; a coder reads those of its
-    neuron without a call.
-    """
-    for _, coder in coders(model):
-        for module in coder.modules():
-            for name, tensor in (module._parameters | module._buffers).items():
-                if tensor is not None and tensor.is_meta:
-                    hook: Any = module._hf_hook
-                    value = hook.weights_map[name]
-                    remove_hook_from_module(module)
-                    device = hook.execution_device
-                    set_module_tensor_to_device(module, name, device, value)
 
 
 def _dense(folder: str | Path) -> ValueError:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import index
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from jaxtyping import Float
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
+from mar_snn.hosts.auto import mark_as_spiking, teach_transformers
 from mar_snn.hosts.check import check_coders
 from mar_snn.hosts.slots import fill, insert_coders, owners, skipped
 from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.neurons.lif_coder import LIFCoder
+from mar_snn.neurons.numbers import above_zero, whole
 from mar_snn.neurons.reference import membrane_dtype
 
 __all__ = [
@@ -60,8 +63,8 @@ class SpikingConfig:
         gradient: "straight_through" or "surrogate".
         surrogate: name of a SpikingJelly surrogate, for `gradient="surrogate"`.
         detach_reset: whether the reset is left out of that gradient.
-        sites: any of "mixer.in", "mixer.out", "mlp.in", "mlp.out"; all four stand for
-            those that a model has.
+        sites: one or more of "mixer.in", "mixer.out", "mlp.in", "mlp.out"; all four
+            stand for those that a model has.
         layers: indices of the blocks; None for all.
 
     Raises:
@@ -71,9 +74,9 @@ class SpikingConfig:
 
     neuron: str = "atmn"
     time_steps: int = 4
-    tau: float = 0.5
+    tau: float | int = 0.5
     readout: str = "geometric"
-    fire_ratio: float = 2 / 3
+    fire_ratio: float | int = 2 / 3
     gradient: str = "straight_through"
     surrogate: str = "ATan"
     detach_reset: bool = False
@@ -81,20 +84,33 @@ class SpikingConfig:
     layers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        # JSON has lists only
-        object.__setattr__(self, "sites", tuple(self.sites))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
-        unknown = [site for site in self.sites if site not in SITES]
+        sites = (self.sites,) if isinstance(self.sites, str) else self.sites or ()
+        try:
+            layers = None if self.layers is None else tuple(map(index, self.layers))
+        except TypeError:
+            raise ValueError(
+                f"layers must be None or indices of blocks, got {self.layers!r}"
+            ) from None
+        # JSON has lists and plain numbers only
+        plain = {
+            "time_steps": whole("time_steps", self.time_steps),
+            "tau": above_zero("tau", self.tau),
+            "fire_ratio": above_zero("fire_ratio", self.fire_ratio),
+            "sites": tuple(sites),
+            "layers": layers,
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        unknown = [str(site) for site in self.sites if site not in SITES]
         if unknown or not self.sites:
             raise ValueError(
                 f"sites must be one or more of {', '.join(SITES)}, got "
                 f"{', '.join(unknown) or 'none'}"
             )
-        if not hasattr(surrogate, self.surrogate):
+        if not _is_step(self.surrogate):
             raise ValueError(
                 f"surrogate must name a class of spikingjelly.activation_based."
-                f"surrogate, such as 'ATan', got {self.surrogate!r}"
+                f"surrogate that fires 0 or 1, such as 'ATan', got {self.surrogate!r}"
             )
         if self.neuron not in ("atmn", "lif"):
             raise ValueError(f"neuron must be 'atmn' or 'lif', got {self.neuron!r}")
@@ -126,6 +142,23 @@ class SpikingConfig:
             surrogate_function=getattr(surrogate, self.surrogate)(),
             detach_reset=self.detach_reset,
         )
+
+
+teach_transformers(SpikingConfig)
+
+
+def _is_step(name: Any) -> bool:
+    """Whether SpikingJelly has a surrogate of that name for the step function."""
+    kind = getattr(surrogate, name, None) if isinstance(name, str) else None
+    if not isinstance(kind, type) or not issubclass(
+        kind, surrogate.SurrogateFunctionBase
+    ):
+        return False
+    try:
+        fired = kind()(torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0], device="cpu"))
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    return fired.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
 
 
 def fill_slots(backbone: nn.Module, config: SpikingConfig) -> None:
@@ -160,6 +193,10 @@ def projections(model: nn.Module) -> Iterator[tuple[str, nn.Linear, Coder]]:
                 projection = getattr(owner.module, name)
                 if isinstance(projection, nn.Linear):
                     yield f"{owner.name}.{name}".lstrip("."), projection, coder
+
+
+#: Follows where a model came from: what is there is not what spikify made of it.
+_UNSAVED = " (made spiking since: save_pretrained it, and set name_or_path to where)"
 
 
 def spikify(model: Any, config: SpikingConfig | None = None) -> Any:
@@ -197,6 +234,11 @@ def spikify(model: Any, config: SpikingConfig | None = None) -> Any:
         # other configs than Llamba's know nothing of ours, and can save a dictionary
         own = any(owner.plan.own_slots for owner, _ in before)
         model.config.spiking = config if own else asdict(config)
+        if not own:
+            mark_as_spiking(model.config)
+    # peft writes down whence a model was loaded, and its adapters need this one
+    if name := vars(model).get("name_or_path"):
+        model.name_or_path = f"{name.removesuffix(_UNSAVED)}{_UNSAVED}"
     if experts := skipped(model):
         warnings.warn(f"these experts stay dense: {', '.join(experts)}", stacklevel=2)
     return model

@@ -1,6 +1,5 @@
 """The ATMN node: the parameters and the state of the neuron, for SpikingJelly."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +9,15 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 
 from mar_snn.neurons.backends import check_backend
+from mar_snn.neurons.numbers import above_zero, is_number, is_whole
 from mar_snn.neurons.ops import atmn_multi_step
 from mar_snn.neurons.reference import membrane_dtype
 from mar_snn.neurons.spikes import declare_spikes, is_listening
-from mar_snn.neurons.surrogate import SurrogateFunction, emits_spikes
+from mar_snn.neurons.surrogate import (
+    SurrogateFunction,
+    check_surrogate,
+    emits_spikes,
+)
 
 __all__ = ["ATMNNode"]
 
@@ -26,8 +30,10 @@ class ATMNNode(neuron.BaseNode):
     SpikingJelly's tau keeps 1 - 1 / tau; `replace_neurons` converts one to the other.
 
     State: `v` is the float 0.0 until the first call and after `reset()`, then a tensor
-    of the input's shape. For 16-bit inputs it is kept in float32, so that T single
-    steps and one multi-step call agree bit for bit; spikes have the input's dtype.
+    of the input's shape. A number stands for all neurons, and a tensor of another shape
+    than the input's is followed by a start at rest, as in SpikingJelly. For 16-bit
+    inputs it is kept in float32, so that T single steps and one multi-step call agree
+    bit for bit; spikes have the input's dtype.
 
     Args:
         tau: time constant in steps, above zero.
@@ -41,12 +47,12 @@ class ATMNNode(neuron.BaseNode):
         channel_dim: the channel axis of the single-step tensor.
         fire_ratio: rho, fire at rho V and reset by V.
         backend: "torch", "native" (C, on CPUs), "triton" or "cupy" (on GPUs); "auto"
-            takes the fastest that can run on without compiling C on
-            the input's device, or what the environment variable MAR_SNN_BACKEND names.
+            takes the fastest that can run on the input's device without compiling C, or
+            what the environment variable MAR_SNN_BACKEND names.
 
     Raises:
         ValueError: an argument out of range, or a `v_reset`.
-        RuntimeError: a backend whose package is missing.
+        RuntimeError: a backend whose package is missing, or whose C cannot be compiled.
     """
 
     #: log of the threshold, [1] or [num_channels]; leave it out of weight decay
@@ -54,8 +60,8 @@ class ATMNNode(neuron.BaseNode):
 
     def __init__(
         self,
-        tau: float = 2.0,
-        v_threshold: float = 1.0,
+        tau: float | int = 2.0,
+        v_threshold: float | int = 1.0,
         v_reset: float | None = None,
         surrogate_function: SurrogateFunction | None = None,
         detach_reset: bool = False,
@@ -64,22 +70,25 @@ class ATMNNode(neuron.BaseNode):
         *,
         num_channels: int | None = None,
         channel_dim: int = 1,
-        fire_ratio: float = 1.0,
+        fire_ratio: float | int = 1.0,
         backend: str = "auto",
     ) -> None:
-        _check_dynamics(tau=tau, fire_ratio=fire_ratio, v_threshold=v_threshold)
+        tau = above_zero("tau", tau)
+        fire_ratio = above_zero("fire_ratio", fire_ratio)
+        v_threshold = above_zero("v_threshold", v_threshold)
         if v_reset is not None:
             raise ValueError(
                 f"ATMNNode resets by subtraction and has no v_reset, got {v_reset!r}: "
                 "leave it None, or use SpikingJelly's TernaryLIFNode for a hard reset"
             )
-        if num_channels is not None and num_channels < 1:
-            raise ValueError(f"num_channels must be None or >= 1, got {num_channels}")
+        if num_channels is not None and not is_whole(num_channels):
+            raise ValueError(f"num_channels must be None or >= 1, got {num_channels!r}")
         check_backend(backend)
         super().__init__(
             v_threshold=v_threshold,
             v_reset=None,
-            surrogate_function=surrogate_function or surrogate.Sigmoid(),
+            surrogate_function=check_surrogate(surrogate_function)
+            or surrogate.Sigmoid(),
             detach_reset=detach_reset,
             step_mode=step_mode,
             store_v_seq=store_v_seq,
@@ -100,7 +109,7 @@ class ATMNNode(neuron.BaseNode):
         return self.a.to(membrane_dtype(self.a.dtype)).exp()
 
     @v_threshold.setter
-    def v_threshold(self, value: float | Tensor) -> None:
+    def v_threshold(self, value: float | int | Tensor) -> None:
         # BaseNode.__init__ sets the attribute before the parameter exists
         if "a" not in self._parameters:
             return
@@ -118,18 +127,30 @@ class ATMNNode(neuron.BaseNode):
     def materialize_states(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
     ) -> tuple[Any, ...]:
-        """The states as tensors of the input's shape: at rest where they do not fit."""
+        """The states as tensors of the input's shape: at rest where they do not fit.
+
+        Raises:
+            ValueError: a membrane that is no number and no tensor, or a complex one.
+        """
         # the sum stands in for the first of no steps, which the kernels refuse in words
         x = inputs[0]
         if step_mode == "m":
             x = x[0] if len(x) else x.sum(0)
         dtype = membrane_dtype(x.dtype)
         v = states[0]
-        if isinstance(v, Tensor) and v.shape == x.shape:
-            v = v.to(device=x.device, dtype=dtype)
+        if is_number(v):
+            v = torch.full_like(x, float(v), dtype=dtype, requires_grad=False)
+        elif isinstance(v, Tensor) and not v.is_complex():
+            if v.shape in (x.shape, ()):
+                v = v.to(device=x.device, dtype=dtype).expand(x.shape)
+            else:
+                v = torch.zeros_like(x, dtype=dtype, requires_grad=False)
         else:
-            rest = v if isinstance(v, float) else 0.0
-            v = torch.full_like(x, rest, dtype=dtype, requires_grad=False)
+            what = v.dtype if isinstance(v, Tensor) else repr(v)
+            raise ValueError(
+                f"the membrane v must be a real number or a tensor of them, got {what}:"
+                " node.reset() puts it at rest"
+            )
         return (v, *states[1:])
 
     def single_step_functional_forward(
@@ -228,18 +249,6 @@ class ATMNNode(neuron.BaseNode):
             f"channel_dim={self.channel_dim}, detach_reset={self.detach_reset}, "
             f"step_mode={self.step_mode}, backend={self.backend}"
         )
-
-
-def _check_dynamics(*, tau: float, fire_ratio: float, v_threshold: float) -> None:
-    """Raise a ValueError unless all three are finite floats above zero."""
-    for name, value in (
-        ("tau", tau),
-        ("fire_ratio", fire_ratio),
-        ("v_threshold", v_threshold),
-    ):
-        is_number = isinstance(value, float) and math.isfinite(value)
-        if not is_number or value <= 0.0:
-            raise ValueError(f"{name} must be a finite float above zero, got {value!r}")
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:

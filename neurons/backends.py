@@ -38,6 +38,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Backend = Literal["auto", "torch", "native", "triton", "cupy"]
+_NAMES: tuple[str, ...] = get_args(Backend)
 
 #: what "auto" stands for, where this environment variable is set
 ENVIRONMENT = "MAR_SNN_BACKEND"
@@ -135,10 +136,9 @@ def check_backend(backend: str) -> None:
         ValueError: an unknown name.
         RuntimeError: its package or its compiler is not installed.
     """
-    if backend not in get_args(Backend):
+    if backend not in _NAMES:
         raise ValueError(
-            f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, "
-            f"got {backend!r}"
+            f"backend must be one of {', '.join(map(repr, _NAMES))}, got {backend!r}"
         )
     if backend in _INSTALL and find_spec(backend) is None:
         raise RuntimeError(
@@ -157,8 +157,20 @@ def available_backends(device: torch.device | str) -> dict[str, str]:
 
 
 def requested_backend(backend: str) -> str:
-    """What was asked for by name, with `MAR_SNN_BACKEND` in the place of "auto"."""
-    return os.environ.get(ENVIRONMENT, backend) if backend == "auto" else backend
+    """What was asked for by name, with `MAR_SNN_BACKEND` in the place of "auto".
+
+    Raises:
+        ValueError: the environment names none that there is; empty, it names nothing.
+    """
+    named = os.environ.get(ENVIRONMENT, "").strip()
+    if backend != "auto" or not named:
+        return backend
+    if named not in _NAMES:
+        raise ValueError(
+            f"the environment variable {ENVIRONMENT} must be one of "
+            f"{', '.join(map(repr, _NAMES))}, got {named!r}"
+        )
+    return named
 
 
 @functools.cache

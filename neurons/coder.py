@@ -14,9 +14,19 @@ from torch import Tensor, nn
 
 from mar_snn.neurons import ops
 from mar_snn.neurons.atmn import ATMNNode
-from mar_snn.neurons.reference import atmn_decode, atmn_encode, readout_weights
+from mar_snn.neurons.numbers import whole
+from mar_snn.neurons.reference import (
+    atmn_decode,
+    atmn_encode,
+    membrane_dtype,
+    readout_weights,
+)
 from mar_snn.neurons.spikes import declare_spikes, is_listening
-from mar_snn.neurons.surrogate import SurrogateFunction, emits_spikes
+from mar_snn.neurons.surrogate import (
+    SurrogateFunction,
+    check_surrogate,
+    emits_spikes,
+)
 
 __all__ = ["ATMNCoder"]
 
@@ -53,18 +63,17 @@ class ATMNCoder(nn.Module):
         num_channels: int,
         *,
         time_steps: int = 4,
-        tau: float = 0.5,
+        tau: float | int = 0.5,
         readout: str = "geometric",
-        fire_ratio: float = 2 / 3,
-        v_threshold: float = 1.0,
+        fire_ratio: float | int = 2 / 3,
+        v_threshold: float | int = 1.0,
         surrogate_function: SurrogateFunction | None = None,
         gradient: str = "straight_through",
         detach_reset: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if time_steps < 1:
-            raise ValueError(f"time_steps must be at least 1, got {time_steps}")
+        time_steps = whole("time_steps", time_steps)
         if gradient not in get_args(Gradient):
             raise ValueError(
                 f"gradient must be 'straight_through' or 'surrogate', got {gradient!r}"
@@ -73,7 +82,7 @@ class ATMNCoder(nn.Module):
         self.neuron = ATMNNode(
             tau,
             v_threshold,
-            surrogate_function=surrogate_function or surrogate.ATan(),
+            surrogate_function=check_surrogate(surrogate_function) or surrogate.ATan(),
             detach_reset=detach_reset,
             step_mode="m",
             num_channels=num_channels,
@@ -83,12 +92,12 @@ class ATMNCoder(nn.Module):
         )
         self.num_channels = num_channels
         self.time_steps = time_steps
-        self.tau = tau
+        self.tau = self.neuron.tau
         self.readout = readout
-        self.fire_ratio = fire_ratio
+        self.fire_ratio = self.neuron.fire_ratio
         self.gradient = gradient
         #: w[t] of the read-out
-        self.weights = readout_weights(readout, tau, time_steps)
+        self.weights = readout_weights(readout, self.tau, time_steps)
 
     @property
     def v_threshold(self) -> Float[Tensor, " channels"]:
@@ -96,7 +105,7 @@ class ATMNCoder(nn.Module):
         return self.neuron.v_threshold
 
     @v_threshold.setter
-    def v_threshold(self, value: float | Tensor) -> None:
+    def v_threshold(self, value: float | int | Tensor) -> None:
         self.neuron.v_threshold = value
 
     def forward(
@@ -213,8 +222,7 @@ class ATMNCoder(nn.Module):
         )
 
     def _check_channels(self, x: Tensor) -> None:
-        if not x.is_floating_point():
-            raise ValueError(f"expected a floating-point tensor, got {x.dtype}")
+        membrane_dtype(x.dtype)  # which refuses integers
         if x.ndim == 0 or x.shape[-1] != self.num_channels:
             raise ValueError(
                 f"expected {self.num_channels} channels on the last axis, got the "

@@ -5,9 +5,14 @@ from jaxtyping import Float
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 
+from mar_snn.neurons.numbers import is_number, whole
 from mar_snn.neurons.reference import membrane_dtype
 from mar_snn.neurons.spikes import declare_spikes, is_listening
-from mar_snn.neurons.surrogate import SurrogateFunction, emits_spikes
+from mar_snn.neurons.surrogate import (
+    SurrogateFunction,
+    check_surrogate,
+    emits_spikes,
+)
 
 __all__ = ["LIFCoder"]
 
@@ -50,35 +55,36 @@ class LIFCoder(nn.Module):
         num_channels: int,
         *,
         time_steps: int = 4,
-        tau: float = 2.0,
-        v_threshold: float = 1.0,
+        tau: float | int = 2.0,
+        v_threshold: float | int = 1.0,
         surrogate_function: SurrogateFunction | None = None,
         detach_reset: bool = False,
     ) -> None:
         super().__init__()
-        if time_steps < 1:
-            raise ValueError(f"time_steps must be at least 1, got {time_steps}")
-        if not tau >= 1.0:
+        num_channels = whole("num_channels", num_channels)
+        time_steps = whole("time_steps", time_steps)
+        if not (is_number(tau) and 1.0 <= tau < float("inf")):
             raise ValueError(
-                f"a LIF membrane leaks: tau must be at least 1, got {tau}; 1 keeps all "
-                "of the membrane, 2 half of it"
+                f"a LIF membrane leaks: tau must be at least 1, got {tau!r}; 1 keeps "
+                "all of the membrane, 2 half of it"
             )
-        if not v_threshold > 0.0:
-            raise ValueError(f"v_threshold must be above zero, got {v_threshold}")
+        if not (is_number(v_threshold) and 0.0 < v_threshold < float("inf")):
+            raise ValueError(f"v_threshold must be above zero, got {v_threshold!r}")
         self.neuron = neuron.LIFNode(
-            tau=tau / (tau - 1.0) if tau > 1.0 else float("inf"),
+            tau=float(tau / (tau - 1.0)) if tau > 1.0 else float("inf"),
             decay_input=False,
             v_reset=None,
-            surrogate_function=surrogate_function or surrogate.ATan(),
+            surrogate_function=check_surrogate(surrogate_function) or surrogate.ATan(),
             detach_reset=detach_reset,
             step_mode="m",
         )
         self.num_channels = num_channels
         self.time_steps = time_steps
-        self.tau = tau
+        self.tau = float(tau)
         #: w[t] of the read-out
         self.weights = (1.0 / time_steps,) * time_steps
-        self.register_buffer("v_threshold", torch.full((num_channels,), v_threshold))
+        thresholds = torch.full((num_channels,), float(v_threshold))
+        self.register_buffer("v_threshold", thresholds)
 
     def forward(
         self, x: Float[Tensor, "*batch channels"]
@@ -111,12 +117,12 @@ class LIFCoder(nn.Module):
         return self._decode(self._encode(x, v_threshold), v_threshold)
 
     def _encode(self, x: Tensor, v_threshold: Tensor) -> Tensor:
-        if not x.is_floating_point() or x.shape[-1:] != (self.num_channels,):
-            raise ValueError(
-                f"expected floating-point values with {self.num_channels} channels on "
-                f"the last axis, got {x.dtype} of shape {tuple(x.shape)}"
-            )
         dtype = membrane_dtype(x.dtype)
+        if x.shape[-1:] != (self.num_channels,):
+            raise ValueError(
+                f"expected {self.num_channels} channels on the last axis, got the "
+                f"shape {tuple(x.shape)}"
+            )
         current = x.to(dtype) / v_threshold.to(dtype)
         (spike_seq,), _ = self.neuron.multi_step_functional_forward(
             (current.expand(self.time_steps, *x.shape),), (torch.zeros_like(current),)

@@ -6,15 +6,14 @@ their arithmetic: this is what decodes a token at a time.
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mar_snn.neurons import native
 from mar_snn.neurons.backends import Dynamics
-from mar_snn.neurons.native import load
 from mar_snn.neurons.reference import membrane_dtype
 from mar_snn.neurons.torch_kernels import (
     code_backward,
@@ -78,8 +77,7 @@ def run_code(
 def _function(dtype: torch.dtype) -> Any:
     """The function of code.c for values of this dtype."""
     name, real = _FUNCTIONS[dtype]
-    library = load(Path(__file__).with_name("code.c"), "-ffp-contract=off")
-    function = getattr(library, name)
+    function = getattr(native.coder(), name)
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     sizes = size, size, pointer, size
     function.argtypes = [pointer, pointer, *sizes, real, real, pointer]

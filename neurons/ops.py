@@ -59,9 +59,15 @@ def atmn_multi_step(
     on a CPU it is the reference itself, which the compiler fuses.
 
     Raises:
-        ValueError: `x_seq` has no time step, or `v_threshold` does not fit.
+        ValueError: `x_seq` has no time step or holds integers, or `v` or `v_threshold`
+            does not fit.
         RuntimeError: the backend cannot run here, or has no kernel for the surrogate.
     """
+    if v.shape != x_seq.shape[1:]:
+        raise ValueError(
+            f"the membrane v has the shape {tuple(v.shape)}, and a step of x_seq "
+            f"{tuple(x_seq.shape[1:])}: they must be the same"
+        )
     backend = requested_backend(backend)
     surrogate = surrogate_for_kernels(surrogate_function, backend)
     fused = _is_fused_by_compiler(x_seq, backend)
@@ -113,6 +119,7 @@ def atmn_code(
     backward recomputes from x, so what is kept does not grow with T.
 
     Raises:
+        ValueError: `x` holds integers.
         RuntimeError: the backend cannot run here, or has no kernel for the surrogate.
     """
     backend = requested_backend(backend)

@@ -32,7 +32,17 @@ __all__ = [
 
 
 def membrane_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the membrane for inputs of `dtype`: at least float32."""
+    """The dtype of the membrane for inputs of `dtype`: at least float32.
+
+    Raises:
+        ValueError: for integers, which have no place for a spike of -1 or for a part of
+            a threshold, and whatever else is not a number of 16 bits or more.
+    """
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(
+            f"expected a floating-point tensor, got {dtype}: neurons take float16, "
+            "bfloat16, float32 and float64, convert it with .float()"
+        )
     return torch.promote_types(dtype, torch.float32)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 __all__ = [
     "KERNEL_SURROGATES",
     "SurrogateFunction",
+    "check_surrogate",
     "emits_spikes",
     "kernel_surrogate",
     "ternary_spike",
@@ -43,6 +44,23 @@ def ternary_spike(
     """
     positive = surrogate_function(h - fire_threshold)
     return positive - surrogate_function(-h - fire_threshold)
+
+
+def check_surrogate(
+    surrogate_function: SurrogateFunction | None,
+) -> SurrogateFunction | None:
+    """The surrogate itself; None stands for a default.
+
+    Raises:
+        ValueError: for a class in the place of its instance, or what cannot be called.
+    """
+    is_class = isinstance(surrogate_function, type)
+    if is_class or not (surrogate_function is None or callable(surrogate_function)):
+        raise ValueError(
+            "surrogate_function must be a function of a tensor, such as the instance "
+            f"surrogate.ATan(), got {surrogate_function!r}"
+        )
+    return surrogate_function
 
 
 def emits_spikes(surrogate_function: SurrogateFunction) -> bool:

@@ -11,6 +11,7 @@ from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
 from mar_snn.neurons.atmn import ATMNNode
+from mar_snn.neurons.hooks import hand_over_hooks
 from mar_snn.neurons.interop import (
     TERNARY_NEURONS,
     checkpoint_options,
@@ -40,7 +41,8 @@ def replace_neurons(
     """How many IF, LIF and PLIF nodes of `net` became `neuron_class`, in place.
 
     Each new node carries on with the threshold, time constant, surrogate, step mode,
-    `detach_reset`, `store_v_seq`, training mode and device of the old one, at rest.
+    `detach_reset`, `store_v_seq`, training mode, device and hooks of the old one, at
+    rest: a monitor that was attached before goes on.
     SpikingJelly keeps 1 - 1 / tau of the membrane for each step, an ATMN node keeps
     1 / tau: tau becomes tau / (tau - 1), and 1 for an IF node. Where the old node
     divides its input by tau (`decay_input=True`), the threshold is multiplied by tau
@@ -94,6 +96,8 @@ def replace_neurons(
             )
         settings = _settings(node) | copy.deepcopy(kwargs)
         replacements[node] = neuron_class(**settings).train(node.training)
+    for node, new in replacements.items():
+        hand_over_hooks(node, new)
     for parent, name, node in slots:
         setattr(parent, name, replacements[node].to(_device(node, parent, net)))
     for module in net.modules():

@@ -64,6 +64,20 @@ def test_spikifying_again_replaces_what_was_there(model):
     assert next(coders(model))[1].time_steps == 2
 
 
+def test_hooks_of_a_slot_go_on_with_what_stands_in_it(model, batch):
+    slot, seen = model.backbone.layers[0].mlp.in_neuron, []
+    handle = slot.register_forward_hook(lambda module, *_: seen.append(type(module)))
+    config = SpikingConfig(sites=("mlp.in",), time_steps=2)
+    for spiking in (config, SpikingConfig(**LIF), SpikingConfig(layers=(1,))):
+        spikify(model, spiking)
+        seen.clear()
+        model(**batch)
+        assert seen == [type(model.backbone.layers[0].mlp.in_neuron)]
+    handle.remove()
+    model(**batch)
+    assert seen == [nn.Identity]
+
+
 def test_the_numbers_of_the_config_reach_the_coders(model):
     config = SpikingConfig(
         time_steps=3,
@@ -128,6 +142,11 @@ def test_the_config_survives_json():
     [
         ({"sites": ("ffn",)}, "sites must be one or more of mixer.in, .* got ffn"),
         ({"sites": ()}, "sites must be one or more of .* got none"),
+        ({"sites": "mlp"}, "sites must be one or more of .* got mlp$"),
+        ({"surrogate": "sigmoid"}, "surrogate must name a class .* got 'sigmoid'"),
+        ({"surrogate": "nn"}, "surrogate must name a class .* got 'nn'"),
+        ({"surrogate": "PoissonPass"}, "fires 0 or 1, .* got 'PoissonPass'"),
+        ({"time_steps": True}, "time_steps must be at least 1, got True: a whole"),
         ({"surrogate": "Atan"}, "surrogate must name a class .* got 'Atan'"),
         ({"neuron": "if"}, "neuron must be 'atmn' or 'lif', got 'if'"),
         ({"neuron": "lif"}, "needs readout='sum', .* got 'geometric', 0.6"),
@@ -140,6 +159,19 @@ def test_the_config_survives_json():
 def test_a_config_that_cannot_be_says_what_is_wrong(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         SpikingConfig(**wrong)
+
+
+def test_layers_that_are_no_indices_are_refused():
+    # by the shape checker, where it runs
+    with pytest.raises((ValueError, TypeError), match=r"got \[0.5\]|layers"):
+        SpikingConfig(layers=[0.5])
+
+
+def test_one_site_and_whole_numbers_stand_for_themselves():
+    config = SpikingConfig(sites="mlp.in", layers=[1], tau=1, fire_ratio=1)
+    same = SpikingConfig(sites=["mlp.in"], layers=(1,), tau=1.0, fire_ratio=1.0)
+    assert config.sites == ("mlp.in",)
+    assert json.dumps(asdict(config)) == json.dumps(asdict(same))
 
 
 def test_a_layer_that_does_not_exist_is_refused(model):

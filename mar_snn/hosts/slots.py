@@ -8,6 +8,7 @@ from torch import nn
 
 from mar_snn.hosts.plans import SITE_NAMES, Plan, plan_of
 from mar_snn.hosts.view import run_through_slots, run_without_slots
+from mar_snn.neurons.hooks import hand_over_hooks
 
 if TYPE_CHECKING:
     from mar_snn.spiking import SpikingConfig
@@ -97,7 +98,10 @@ def insert_coders(
 
 
 def fill(owner: Owner, coders: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Give the sites of `owner` these coders and the others none; what they had."""
+    """Give the sites of `owner` these coders and the others none; what they had.
+
+    What takes the place of another module takes over its hooks.
+    """
     module, plan = owner.module, owner.plan
     before = {}
     for site in plan.sites:
@@ -105,10 +109,11 @@ def fill(owner: Owner, coders: dict[str, nn.Module]) -> dict[str, nn.Module]:
         held = getattr(module, slot, None)
         if held is not None and not isinstance(held, nn.Identity):
             before[site] = held
-        if site in coders:
-            setattr(module, slot, coders[site])
-        elif plan.own_slots:
-            setattr(module, slot, nn.Identity())
+        new = coders.get(site, nn.Identity() if plan.own_slots else None)
+        if new is not None:
+            if held is not None and held is not new:
+                hand_over_hooks(held, new)
+            setattr(module, slot, new)
         elif held is not None:
             delattr(module, slot)
     if not plan.own_slots:

@@ -10,13 +10,18 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 
-from mar_snn.neurons import native
+from mar_snn.hosts.slots import owners
+from mar_snn.neurons.backends import requested_backend
 from mar_snn.neurons.coder import ATMNCoder
-from mar_snn.sparse.kernels import runs_native
+from mar_snn.neurons.hooks import hand_over_hooks
+from mar_snn.sparse.kernels import has_native, runs_native
 from mar_snn.sparse.linear import DenseLinear, EventLinear
-from mar_snn.spiking import projections
+from mar_snn.spiking import Coder, coders, projections
 
 __all__ = ["DecodingPlan", "PlannedShape", "optimize_for_decoding"]
+
+#: dtypes of weights that a product by PyTorch takes
+_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +73,11 @@ def optimize_for_decoding(
     """Make steps of few tokens read only the weights of neurons that fired; in place.
 
     Every projection behind a coder becomes an `EventLinear`, the LM head a
-    `DenseLinear`, and on a CPU the coders run in C. Logits stay the same to rounding of
-    the sums, unless weights are rounded to int8. Passes of more than `max_rows` tokens
-    and passes with gradients run as before. Coders whose thresholds change later, and
-    reloaded parameters, are followed; new projections are not.
+    `DenseLinear`, and on a CPU that has a C compiler the coders run in C. Logits stay
+    the same to rounding of the sums, unless weights are rounded to int8. Passes of more
+    than `max_rows` tokens and passes with gradients run as before. Coders whose
+    thresholds change later, and reloaded parameters, are followed; new projections are
+    not.
 
     Args:
         model: a spiking model, `spikify`'s or a loaded one, on its device.
@@ -87,22 +93,17 @@ def optimize_for_decoding(
             that fired for any of them are read, so the gain fades with their number.
 
     Raises:
-        ValueError: for a model without coders, or other values of the arguments.
+        ValueError: for a model without coders, or whose projections are adapted,
+            quantized, offloaded or optimized already, and for other values of the
+            arguments. The model is then as it was.
     """
-    found = list(projections(model))
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no coders, so no weight could be left unread: "
-            "call spikify and calibrate, or load a spiking checkpoint"
-        )
-    if any(isinstance(projection, EventLinear) for _, projection, _ in found):
-        raise ValueError(
-            "this model is optimized already; load it again for other options"
-        )
+    found = _readable(model)
     if head not in ("same", "int8"):
         raise ValueError(f"head must be 'same' or 'int8', got {head!r}")
     if break_even is not None and not 0.0 <= break_even <= 1.0:
         raise ValueError(f"break_even is a density, 0 to 1, got {break_even}")
+    if any(projection.weight.is_cpu for _, projection, _ in found):
+        has_native()  # compiles, and says why it cannot, before anything is changed
     shapes: dict[tuple[int, int], list[EventLinear]] = defaultdict(list)
     made: dict[tuple[int, int], EventLinear] = {}
     for name, projection, coder in tqdm(found, desc="weights by input", leave=False):
@@ -112,10 +113,11 @@ def optimize_for_decoding(
             linear = EventLinear(projection, weights=weights, max_rows=max_rows)
             shapes[linear.in_features, linear.out_features].append(linear)
             made[key] = linear
-        model.set_submodule(name, made[key])
+        _put(model, name, projection, made[key])
         if isinstance(coder, ATMNCoder):
             _run_in_c(coder)
-    _lay_out_head(model, head, max_rows)
+    for name, embeddings in _head(model):
+        _lay_out(model, name, embeddings, head, max_rows)
     planned = []
     for (inputs, outputs), linears in shapes.items():
         measured = measure_break_even(linears) if break_even is None else break_even
@@ -176,20 +178,102 @@ def _seconds(linears: Sequence[EventLinear], x: Tensor, event_driven: bool) -> f
     return seconds / len(linears)
 
 
-def _lay_out_head(model: Any, head: str, max_rows: int) -> None:
-    embeddings = getattr(model, "get_output_embeddings", lambda: None)()
-    if not isinstance(embeddings, nn.Linear):
-        return
+def _head(model: Any) -> list[tuple[str, nn.Linear]]:
+    """The name of the LM head and itself, where there is one."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    named = model.named_modules()
+    return [(n, m) for n, m in named if m is head and isinstance(m, nn.Linear)]
+
+
+def _lay_out(
+    model: nn.Module, name: str, embeddings: nn.Linear, head: str, max_rows: int
+) -> None:
     # on a GPU the kernel that reads int8 is the event-driven one: every input fires
     kind = EventLinear if head == "int8" and embeddings.weight.is_cuda else DenseLinear
-    (name,) = (name for name, m in model.named_modules() if m is embeddings)
-    model.set_submodule(name, kind(embeddings, weights=head, max_rows=max_rows))
+    new = kind(embeddings, weights=head, max_rows=max_rows)
+    _put(model, name, embeddings, new)
+
+
+def _put(model: nn.Module, name: str, old: nn.Linear, new: nn.Linear) -> None:
+    """`new` in the place of `old`, with its hooks."""
+    hand_over_hooks(old, new)
+    model.set_submodule(name, new)
+
+
+def _readable(model: nn.Module) -> list[tuple[str, nn.Linear, Coder]]:
+    """Every projection behind a coder, when all of them can be laid out by input.
+
+    Raises:
+        ValueError: where there is none, or one that cannot.
+    """
+    if not any(True for _ in coders(model)):
+        raise ValueError(
+            f"{type(model).__name__} has no coders, so no weight could be left unread: "
+            "call spikify and calibrate, or load a spiking checkpoint"
+        )
+    if wrapped := _wrapped(model):
+        raise ValueError(
+            f"something stands around {len(wrapped)} projections or coders of this "
+            f"model, such as {wrapped[0]}: merge adapters first (merge_and_unload), "
+            "and load the model unquantized"
+        )
+    found = list(projections(model))
+    for name, linear in [*(fed[:2] for fed in found), *_head(model)]:
+        if isinstance(linear, EventLinear):
+            raise ValueError(
+                "this model is optimized already; load it again for other options"
+            )
+        if why := _obstacle(linear):
+            raise ValueError(f"{name} cannot be laid out for decoding: {why}")
+    return found
+
+
+def _wrapped(model: nn.Module) -> list[str]:
+    """What is not a linear layer behind a coder, or not a coder, but holds one."""
+    found = []
+    for owner in owners(model):
+        for site, fed in owner.plan.sites.items():
+            slot = owner.plan.slot(site)
+            held = getattr(owner.module, slot, None)
+            if held is None or not any(True for _ in coders(held)):
+                continue
+            parts = {name: getattr(owner.module, name) for name in fed}
+            wrong = {
+                name: m for name, m in parts.items() if not isinstance(m, nn.Linear)
+            }
+            if not isinstance(held, Coder):
+                wrong[slot] = held
+            found += [
+                f"{owner.name}.{name}".lstrip(".") + f" ({type(module).__name__})"
+                for name, module in wrong.items()
+            ]
+    return found
+
+
+def _obstacle(linear: nn.Linear) -> str:
+    """Why the weights of a linear layer cannot be laid out anew; "" if they can."""
+    weight = linear._parameters.get("weight")
+    if weight is None:
+        return (
+            "its weight is computed from others; make it permanent first, by "
+            "torch.nn.utils.parametrize.remove_parametrizations, prune.remove or "
+            "remove_weight_norm"
+        )
+    if weight.is_meta:
+        return "its weights have no memory here; load the model without offloading"
+    plain = type(weight.detach()) is Tensor and weight.dtype in _PLAIN
+    if not plain or type(linear).forward is not nn.Linear.forward:
+        return (
+            f"it is a {type(linear).__name__} of {weight.dtype}; load the model "
+            "unquantized and unsharded, weights='int8' rounds them here"
+        )
+    return ""
 
 
 def _run_in_c(coder: ATMNCoder) -> None:
     """Where nobody has chosen a backend, and C can be one."""
     node = coder.neuron
-    if node.backend == "auto" and node.a.is_cpu and not native.obstacle():
+    if requested_backend(node.backend) == "auto" and node.a.is_cpu and has_native():
         node.backend = "native"
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "dense_linear_reference",
     "event_linear",
     "event_linear_reference",
+    "has_native",
     "runs_native",
 ]
 
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 #: GCC fuses no product with its addition in standard C: that halves the speed of sums
 _FLAGS = ("-ffp-contract=fast",)
+#: the C names of the two operations
+_KINDS = ("gather", "dot")
 #: the C name of each dtype of weights
 _NATIVE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "i8"}
 
@@ -117,17 +120,27 @@ def runs_native(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and weight.dtype in _NATIVE
-        and _library() is not None
+        and has_native()
     )
+
+
+def has_native() -> bool:
+    """Whether C runs here, these kernels and the coder; why not is logged once."""
+    return _library() is not None
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    try:
-        return native.load(Path(__file__).with_name("projections.c"), *_FLAGS)
-    except RuntimeError as why:
-        logger.warning("decoding on the CPU runs in PyTorch, which is slower: %s", why)
-        return None
+    why = native.obstacle()
+    if not why:
+        kernels = [f"{kind}_{name}" for kind in _KINDS for name in _NATIVE.values()]
+        source = Path(__file__).with_name("projections.c")
+        try:
+            return native.load(source, *_FLAGS, symbols=tuple(kernels))
+        except RuntimeError as error:
+            why = str(error)
+    logger.warning("decoding on the CPU runs in PyTorch, which is slower: %s", why)
+    return None
 
 
 @cache

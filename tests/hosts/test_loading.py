@@ -3,6 +3,7 @@
 import json
 
 import mamba_ssm_stand_in
+import peft
 import pytest
 import torch
 import transformers
@@ -10,6 +11,7 @@ from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 from tiny_hosts import HOSTS, make_dense, make_spiking, tokens
 from transformers import AutoModelForCausalLM
+from transformers.quantizers import auto
 
 from mar_snn import SpikingConfig, load
 from mar_snn.neurons import LIFCoder
@@ -112,9 +114,90 @@ def test_a_model_that_accelerate_has_hooks_in_can_spike():
         assert torch.equal(model(**tokens()).logits, plain(**tokens()).logits)
 
 
+@pytest.mark.parametrize("name", ["Llama", "Zamba2", "Jamba"])
+def test_transformers_loads_the_coders_too(name, tmp_path):
+    model = make_spiking(name)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_same(loaded, model)
+    assert not loaded.is_quantized
+    # and goes on to do so
+    loaded.save_pretrained(tmp_path)
+    narrow = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert narrow.dtype == torch.bfloat16
+    for coder, v_threshold in thresholds(narrow).items():
+        assert v_threshold.dtype == torch.float32
+        assert torch.equal(v_threshold, thresholds(model)[coder])
+
+
+def test_a_pipeline_generates_with_spikes(folder, byte_tokenizer):
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(folder)
+    told = transformers.pipeline("text-generation", model=str(folder), device="cpu")
+    assert thresholds(told.model).keys() == thresholds(make_spiking("Llama")).keys()
+
+
+def test_files_of_before_the_mark_are_read_and_marked(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("quantization_config") == {"quant_method": "mar_snn"}
+    path.write_text(json.dumps(config))
+    loaded = load(folder)
+    assert_same(loaded, make_spiking("Llama"))
+    assert loaded.config.quantization_config == {"quant_method": "mar_snn"}
+
+
+def test_another_quantization_method_may_be_asked_for(folder):
+    with pytest.raises(ValueError, match=r"Unknown quantization type, got other"):
+        load(folder, quantization_config={"quant_method": "other"})
+
+
+def test_where_this_package_is_not_imported_transformers_warns(folder, monkeypatch):
+    said = []
+    monkeypatch.delitem(auto.AUTO_QUANTIZATION_CONFIG_MAPPING, "mar_snn")
+    monkeypatch.setattr(auto.logger, "warning", said.append)
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert said[0].startswith("Unknown quantization type, got mar_snn")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkp:FutureWarning")
+def test_adapters_are_loaded_onto_the_spiking_model(folder, tmp_path):
+    how = peft.LoraConfig(
+        r=2,
+        target_modules=["down_proj"],
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
+    )
+    for model in (load(folder), AutoModelForCausalLM.from_pretrained(folder)):
+        adapted = peft.get_peft_model(model, how).eval()
+        adapted.save_pretrained(tmp_path / "adapter")
+        again = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+        assert_same(again.eval(), adapted)
+        assert thresholds(again)
+
+
+@pytest.mark.parametrize("kind", ["dense", "spiking"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkp:FutureWarning")
+def test_adapters_of_a_model_that_was_never_saved_are_not_loaded(
+    llambas, kind, tmp_path
+):
+    model = AutoModelForCausalLM.from_pretrained(llambas[kind])
+    for _ in range(2):
+        spikify(model)
+    how = peft.LoraConfig(r=2, target_modules=["down_proj"], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model, how)
+    with pytest.warns(UserWarning, match="made spiking since"):
+        adapted.save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=rf"{kind}\d* .made spiking since: save_pretr"):
+        peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path)
+
+
 def test_the_dense_host_finds_its_weights(folder):
-    dense, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    dense, info = AutoModelForCausalLM.from_pretrained(
+        folder, spiking=None, output_loading_info=True
+    )
     assert_same(dense, make_dense("Llama"))
+    assert not hasattr(dense.config, "quantization_config")
     assert not info["missing_keys"]
     added = {f"{name}.neuron.a" for name in thresholds(make_spiking("Llama"))}
     assert set(info["unexpected_keys"]) == added

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from spikingjelly.activation_based import surrogate
 
-from mar_snn.neurons import ATMNNode, listen_to_spikes
+from mar_snn.neurons import ATMNCoder, ATMNNode, LIFCoder, listen_to_spikes
 
 RECT = {"surrogate_function": surrogate.Rect()}
 
@@ -98,12 +99,28 @@ def test_there_is_no_parameter_without_an_axis():
         ({"v_threshold": math.nan}, "v_threshold must be a finite float above zero"),
         ({"v_reset": 0.0}, "no v_reset, got 0.0.*TernaryLIFNode"),
         ({"num_channels": 0}, "num_channels must be None or >= 1, got 0"),
+        ({"tau": True}, "tau must be a finite float above zero, got True"),
+        ({"surrogate_function": surrogate.ATan}, r"instance surrogate.ATan\(\), got"),
         ({"step_mode": "x"}, "step_mode"),
     ],
 )
 def test_bad_arguments_are_refused_in_words(arguments, message):
     with pytest.raises(ValueError, match=message):
         ATMNNode(**arguments)
+
+
+def test_an_integer_is_a_number():
+    two = 2
+    node = ATMNNode(two, two, fire_ratio=two)
+    assert (node.tau, node.fire_ratio, node.v_threshold.item()) == (2.0, 2.0, 2.0)
+    assert type(node.tau) is type(node.fire_ratio) is float
+    for coder in (
+        ATMNCoder(1, tau=two, v_threshold=two, fire_ratio=two),
+        LIFCoder(1, tau=two, v_threshold=two),
+    ):
+        assert type(coder.tau) is float
+        assert coder.v_threshold.tolist() == pytest.approx([2.0])
+        assert coder(torch.ones(1)).shape == (1,)
 
 
 def test_every_node_has_a_surrogate_of_its_own():
@@ -144,6 +161,59 @@ def test_a_float_state_is_where_the_membrane_starts():
     node.v = 0.5
     node(torch.zeros(2))
     assert node.v.tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("v", [1, np.float32(1), np.int64(1), torch.tensor(1)])
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_any_number_is_a_membrane_for_all_neurons(v, step_mode):
+    node = ATMNNode(step_mode=step_mode)
+    node.v = v
+    node(torch.tensor([[0.0, 0.25]]))
+    # 1 / 2 and 1 / 2 + 1 / 4
+    assert node.v.flatten().tolist() == [0.5, 0.75]
+
+
+def test_a_membrane_of_another_dtype_is_taken_by_its_values():
+    node = ATMNNode()
+    for dtype in (torch.int64, torch.bool, torch.float64):
+        node.v = torch.tensor([1, 0]).to(dtype)
+        node(torch.zeros(2))
+        assert node.v.dtype == torch.float32
+        assert node.v.tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("v", "got"),
+    [
+        (None, "None"),
+        (True, "True"),
+        ("rest", "'rest'"),
+        (torch.ones(2, dtype=torch.complex64), "torch.complex64"),
+    ],
+)
+def test_what_is_no_membrane_is_refused(v, got):
+    node = ATMNNode()
+    node.v = v
+    with pytest.raises(ValueError, match=rf"tensor of them, got {got}.*node\.reset"):
+        node(torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn],
+)
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_an_input_without_room_for_spikes_is_refused_and_changes_nothing(
+    dtype, step_mode
+):
+    node = ATMNNode(step_mode=step_mode)
+    x = torch.ones(2, 3).to(dtype)
+    sentence = rf"floating-point tensor, got {dtype}.*\.float\(\)"
+    with pytest.raises(ValueError, match=sentence):
+        node.functional_forward((x,), (0.0,))
+    with pytest.raises((ValueError, TypeError)):  # of the shape checker, where it runs
+        node(x)
+    assert node.v == 0.0
 
 
 def test_detach_cuts_the_past_out_of_the_graph():

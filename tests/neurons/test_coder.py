@@ -371,6 +371,9 @@ def test_whole_numbers_are_not_coded():
         coder(torch.ones(2, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"floating-point tensor, got torch.int64"):
         coder._check_channels(torch.ones(2, 3, dtype=torch.int64))
+    # 3 / 4 of an int8 spike would be 0
+    with pytest.raises((ValueError, TypeError), match=r"int8|Float"):
+        coder.decode(torch.ones(4, 3, dtype=torch.int8))
 
 
 def test_the_representation_says_how_it_codes():

@@ -164,6 +164,14 @@ def test_no_time_step_is_refused():
         )
 
 
+def test_a_membrane_of_another_shape_is_refused():
+    x_seq, one = torch.zeros(2, 3), torch.ones(1)
+    how = {"tau": 2.0, "surrogate_function": surrogate.ATan()}
+    # the shape checker's TypeError, where it runs
+    with pytest.raises((ValueError, TypeError), match=r"v has the shape|Float"):
+        ops.atmn_multi_step(x_seq, torch.zeros(2), one, **how)
+
+
 def test_infinite_and_missing_inputs_do_what_the_reference_does():
     inf, nan = float("inf"), float("nan")
     x_seq = torch.tensor([[inf, -inf, nan, 2.0]]).repeat(2, 1)

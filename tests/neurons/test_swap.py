@@ -1,6 +1,7 @@
 """Swapping neurons: what is carried over, converted, refused and left alone."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from spikingjelly.activation_based import (
     functional,
     layer,
     memopt,
+    monitor,
     neuron,
     surrogate,
 )
@@ -132,6 +134,61 @@ def test_a_shared_node_is_replaced_once_and_stays_shared():
     assert replace_neurons(model) == 1
     assert model["a"] is model["b"] is model["c"][0]
     assert isinstance(model["a"], ATMNNode)
+
+
+def test_monitors_that_were_attached_before_go_on():
+    net = nn.Sequential(layer.Linear(3, 2), neuron.LIFNode(**SOFT))
+    functional.set_step_mode(net, "m")
+    kind = neuron.LIFNode
+    monitors = [
+        monitor.OutputMonitor(net, kind),
+        monitor.InputMonitor(net, kind),
+        monitor.AttributeMonitor("v", False, net, kind),
+        monitor.GradOutputMonitor(net, kind),
+        monitor.GradInputMonitor(net, kind),
+    ]
+    replace_neurons(net)
+    x_seq = torch.randn(4, 1, 3)
+    spike_seq = net(x_seq)
+    spike_seq.sum().backward()
+    output, fed, v, grad_output, grad_input = (m.records[0] for m in monitors)
+    assert torch.equal(output, spike_seq)
+    assert torch.equal(fed, net[0](x_seq))
+    assert torch.equal(v, net[1].v)
+    assert torch.equal(grad_output, torch.ones_like(spike_seq))
+    assert grad_input.shape == fed.shape
+    for each in monitors:
+        each.close()
+    functional.reset_net(net)
+    net(x_seq).sum().backward()
+    assert [len(each.records) for each in monitors] == [1] * 5
+
+
+def test_hooks_of_every_kind_are_those_of_the_new_node():
+    node, called = neuron.IFNode(**SOFT), []
+
+    def note(name):
+        return lambda module, *_: called.append((name, type(module).__name__))
+
+    node.register_forward_pre_hook(note("before"), with_kwargs=True)
+    handle = node.register_forward_hook(note("after"), with_kwargs=True)
+    node.register_forward_hook(note("always"), always_call=True)
+    node.register_state_dict_pre_hook(note("saving"))
+    node.register_state_dict_post_hook(note("saved"))
+    node.register_load_state_dict_pre_hook(note("loading"))
+    node.register_load_state_dict_post_hook(note("loaded"))
+    net = nn.ModuleDict({"a": node, "b": node})
+    del node  # torch remembers the module of a hook weakly
+    replace_neurons(net)
+    gc.collect()
+    net["b"](torch.ones(1))
+    net["a"].load_state_dict(net["a"].state_dict())
+    handle.remove()
+    net["a"](torch.ones(1))
+    forward = ["before", "after", "always"]
+    saved = ["saving", "saved", "loading", "loaded"]
+    expected = [*forward, *saved, "before", "always"]
+    assert called == [(name, "ATMNNode") for name in expected]
 
 
 def test_a_subclass_with_the_same_dynamics_is_replaced_and_others_are_left():

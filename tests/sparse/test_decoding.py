@@ -2,9 +2,13 @@
 
 import copy
 
+import peft
 import pytest
 import torch
+import torch.nn.functional as F
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from transformers import AutoModelForCausalLM
 
 from mar_snn.neurons import native
@@ -12,6 +16,7 @@ from mar_snn.sparse import (
     DenseLinear,
     EventLinear,
     decoding,
+    kernels,
     optimize_for_decoding,
 )
 from mar_snn.spiking import coders, projections
@@ -71,6 +76,36 @@ def test_coders_run_in_c_where_there_is_a_compiler(model):
     optimize_for_decoding(model, **ALWAYS)
     expected = "auto" if native.obstacle() else "native"
     assert {coder.neuron.backend for _, coder in coders(model)} == {expected}
+
+
+@pytest.mark.parametrize("broken", ["compiler", "cache", "one of the two sources"])
+def test_where_c_cannot_run_it_is_said_once_and_the_tokens_stay(
+    model, ids, broken, monkeypatch, tmp_path, caplog
+):
+    how = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(ids, **how)
+    impostor = tmp_path / "cc"
+    impostor.write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
+    impostor.chmod(0o755)
+    monkeypatch.setattr(native, "_no_compiler", lambda: "")
+    if broken == "one of the two sources":
+        monkeypatch.setattr(native, "obstacle", lambda: "")
+    if broken == "cache":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(impostor))
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setenv("CC", str(impostor))
+    kernels._library.cache_clear()
+    try:
+        plan = optimize_for_decoding(model, **ALWAYS)
+        assert torch.equal(model.generate(ids, **how), expected)
+    finally:
+        kernels._library.cache_clear()
+    assert {shape.kernel for shape in plan.shapes} == {"PyTorch"}
+    assert {coder.neuron.backend for _, coder in coders(model)} == {"auto"}
+    (said,) = caplog.messages
+    assert said.startswith("decoding on the CPU runs in PyTorch, which is slower: ")
+    assert ("cannot be kept" if broken == "cache" else "it ended with 1") in said
 
 
 def test_bfloat16_models_keep_their_dtype(model, ids):
@@ -200,11 +235,74 @@ def test_a_model_is_optimized_once(model):
         optimize_for_decoding(model, weights="int8")
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkp:FutureWarning")
+def test_a_model_with_adapters_is_merged_first(model, ids):
+    how = {"target_modules": ["down_proj"], "modules_to_save": ["in_neuron"]}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, **how)).eval()
+    # of two layers, two coders before a norm and one projection each
+    sentence = r"around 6 projections or coders .* first \(merge_and_unload\)"
+    with pytest.raises(ValueError, match=sentence):
+        optimize_for_decoding(adapted, **ALWAYS)
+    assert not modules(adapted, EventLinear)
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        merged = adapted.merge_and_unload()
+        optimize_for_decoding(merged, **ALWAYS)
+        torch.testing.assert_close(merged(ids).logits, expected, rtol=0, atol=1e-5)
+    assert len(modules(merged, EventLinear)) == 10
+
+
+class _Quantized(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight / 2)
+
+
+def test_weights_that_cannot_be_laid_out_leave_the_model_alone(model):
+    changes = {
+        "its weights have no memory here": lambda linear: linear.to("meta"),
+        "its weight is computed from others": parametrizations.weight_norm,
+        "its weight is computed": lambda m: prune.l1_unstructured(m, "weight", 0.5),
+        "it is a Linear of torch.float8_e4m3fn": lambda m: m.to(torch.float8_e4m3fn),
+        "it is a _Quantized of torch.float32": lambda _: _Quantized(24, 40),
+    }
+    for name in ("backbone.layers.1.mlp.up_proj", "lm_head"):
+        before = model.get_submodule(name)
+        for why, change in changes.items():
+            model.set_submodule(name, change(copy.deepcopy(before)))
+            with pytest.raises(
+                ValueError, match=f"{name} cannot be laid out .*: {why}"
+            ):
+                optimize_for_decoding(model, **ALWAYS)
+        model.set_submodule(name, before)
+    assert not modules(model, EventLinear)
+    assert {coder.neuron.backend for _, coder in coders(model)} == {"auto"}
+
+
+def test_hooks_of_the_projections_and_of_the_head_stay(model, ids):
+    seen = []
+    for name in ("lm_head", "backbone.layers.0.mlp.up_proj"):
+        linear = model.get_submodule(name)
+        linear.register_forward_hook(lambda module, *_: seen.append(type(module)))
+    add_hook_to_module(model.lm_head, AlignDevicesHook(execution_device="cpu"))
+    optimize_for_decoding(model.train(), **ALWAYS)
+    with torch.no_grad():
+        model(ids[:, :1])
+    assert seen == [EventLinear, DenseLinear]
+    assert isinstance(model.lm_head._hf_hook, AlignDevicesHook)
+    assert model.lm_head.training
+
+
 def test_a_backend_that_was_chosen_stays(model):
     for _, coder in coders(model):
         coder.neuron.backend = "torch"
     optimize_for_decoding(model, **ALWAYS)
     assert {coder.neuron.backend for _, coder in coders(model)} == {"torch"}
+
+
+def test_a_backend_that_the_environment_names_stays(model, monkeypatch):
+    monkeypatch.setenv("MAR_SNN_BACKEND", "torch")
+    optimize_for_decoding(model, **ALWAYS)
+    assert {coder.neuron.backend for _, coder in coders(model)} == {"auto"}
 
 
 def test_a_model_without_a_head_is_optimized_too(model, ids):

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mar_snn.neurons import native
 from mar_snn.sparse import dense_linear, event_linear, kernels
 from mar_snn.sparse.kernels import dense_linear_reference, event_linear_reference
 
@@ -206,7 +205,6 @@ def test_the_operations_are_registered_as_pytorch_wants_them(where):
 def test_without_a_compiler_it_is_said_once_and_pytorch_runs(monkeypatch, caplog):
     monkeypatch.setenv("CC", "no-such-compiler")
     kernels._library.cache_clear()
-    native.load.cache_clear()
     x, weight = decoded(1, 8, 0.5), by_input(torch.randn(16, 8))
     try:
         with caplog.at_level(logging.WARNING, "mar_snn.sparse.kernels"):
