@@ -20,10 +20,12 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mar_snn.energy.accumulate import Key, Ledger, RowTally, numbers_of
+from mar_snn.energy.declarations import SpikeTrains
 from mar_snn.energy.firing import FiringTally
 from mar_snn.energy.groups import group_of
 from mar_snn.energy.handling import Handling
 from mar_snn.energy.inference import Inference, Open, Site, Spikes
+from mar_snn.energy.moves import MoveCall
 from mar_snn.energy.rules.registry import (
     CountingSettings,
     ModuleCall,
@@ -31,7 +33,7 @@ from mar_snn.energy.rules.registry import (
     RuleOfModule,
     find_module_rule,
 )
-from mar_snn.energy.spike_trains import Events, SpikeTrain, SpikeTrains
+from mar_snn.energy.spike_trains import Events, SpikeTrain
 from mar_snn.energy.unseen import Unseen
 from mar_snn.energy.weights import Weights
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
@@ -292,12 +294,16 @@ class Watch:
             with mode:
                 return func._op_dk(_COMPOSITE, *args, **kwargs)
         written = handling.writes.of(args, kwargs)
-        self._trains.before_write(written)
+        moves = written and looking and handling.move
+        call = MoveCall(moves, func, args, kwargs) if moves else None
+        known = self._trains.before_write(written, call)
         self._unseen.written(written)
         out = func(*args, **kwargs)
+        for tensor, spikes in known:
+            self._trains.declare(tensor, spikes)
         if not looking:
             return out
-        if handling.followed:
+        if handling.move:
             self._trains.follow(func, args, kwargs, out)
         if frame is None or frame.row is None:
             return out

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mar_snn.energy import OpCounts, SpikeOpCounter
-from mar_snn.energy.spike_trains import SpikeTrain, SpikeTrains
+from mar_snn.energy.declarations import SpikeTrains
+from mar_snn.energy.spike_trains import SpikeTrain
 from mar_snn.neurons.spikes import declare_spikes, is_listening
 
 #: Two +1 and one -1 among six.
@@ -276,6 +277,7 @@ def test_nothing_is_moved_before_somebody_asks():
 
     class Flip:
         overloadpacket = torch.ops.aten.flip
+        _schema = torch.ops.aten.flip.default._schema
 
         def __call__(self, *args):
             calls.append(args)

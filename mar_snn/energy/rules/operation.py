@@ -65,18 +65,12 @@ PER_ELEMENT: tuple[tuple[str, dict[str, int]], ...] = (
     ("logaddexp logaddexp2", {"cmp": 1, "add": 2, "special": 2}),
 )
 
-#: Moves, choices, logic and random numbers that the registry does not list itself.
+#: Logic, random numbers and places that the registry does not list itself.
 FREE = (
-    "_unique2 bitwise_left_shift bitwise_right_shift bitwise_xor "
-    "channel_shuffle col2im_backward diag_embed diagonal_copy equal exponential_ "
-    "geometric_ im2col isin isneginf isposinf log_normal_ logical_and logical_not "
-    "logical_or logical_xor masked_scatter masked_select multinomial nonzero normal "
-    "pixel_shuffle pixel_unshuffle random_ reflection_pad1d reflection_pad2d "
-    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d rot90 "
-    "scatter_ signbit take tril_indices triu_indices unfold_copy uniform_ "
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d view_as_complex "
-    "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d "
-    "view_as_real"
+    "_unique2 bitwise_left_shift bitwise_right_shift bitwise_xor col2im_backward equal "
+    "exponential_ geometric_ isin isneginf isposinf log_normal_ logical_and "
+    "logical_not logical_or logical_xor multinomial nonzero normal random_ signbit "
+    "tril_indices triu_indices uniform_ view_as_complex view_as_real"
 )
 
 
