@@ -61,7 +61,7 @@ class SpikeTrains:
         return self._trains.get(tensor)
 
     def _known(self, tensor: Tensor) -> Known | None:
-        return self.of(tensor) or self._plain.get(tensor) or _bits(tensor)
+        return self.of(tensor) or self._plain.get(tensor) or _evident(tensor)
 
     # ---- what only moves elements
 
@@ -70,7 +70,9 @@ class SpikeTrains:
         move = Move.of(func)
         if move is None or (move.written and move.packet not in SHAPES_IN_PLACE):
             return  # see before_write
-        if not (self._trains or self._plain or move.kind == "fill" or _bits(args[0])):
+        if not (
+            self._trains or self._plain or move.kind == "fill" or any(map(_bits, args))
+        ):
             return
         call = MoveCall(move, func, args, kwargs)
         sources = [o.tensor for o in call.operands if o.role == "source"]
@@ -86,8 +88,9 @@ class SpikeTrains:
             for index, tensor in enumerate(outs):
                 at = index if several else None
                 train = SpikeTrain.moved(known, moved, at, tensor.dim())
-                same = tensor.shape[-1:] == sources[0].shape[-1:] != ()
-                train.learn_counts(move.packet, known, same=same)
+                if not _cuts(sources, tensor):
+                    same = tensor.shape[-1:] == sources[0].shape[-1:] != ()
+                    train.learn_counts(move.packet, known, same=same)
                 self.declare(tensor, train)
 
     def _moved(self, call: MoveCall, known: SpikeTrain, out: Tensor) -> Moved | None:
@@ -159,7 +162,7 @@ class SpikeTrains:
             known = None if before is None else _alike([before, known])
         if known is None or isinstance(known, str):
             return known
-        if whole.dtype != part.dtype or not part.numel():
+        if whole.dtype != part.dtype or not (same or part.numel()):
             return None
         if _cuts([operand.tensor for operand in call.operands], part):
             return None
@@ -183,9 +186,15 @@ class SpikeTrains:
         return SpikeTrain(planes, known.readout)
 
 
-def _bits(tensor: object) -> str | None:
-    boolean = isinstance(tensor, Tensor) and tensor.dtype == torch.bool
-    return _BITS if boolean else None
+def _bits(tensor: object) -> bool:
+    return isinstance(tensor, Tensor) and tensor.dtype == torch.bool
+
+
+def _evident(tensor: Tensor) -> str | None:
+    """What a tensor holds by itself: a boolean one, or a number that torch wrapped."""
+    if type(tensor) is Tensor and tensor.dim() == 0 and tensor.device.type == "cpu":
+        return _of_number(tensor.item())
+    return _BITS if _bits(tensor) else None
 
 
 def _plane(known: Known | None, tensor: Tensor, step: int) -> Tensor:
@@ -259,4 +268,5 @@ def _alike(known: Sequence[Known | None]) -> Known | None:
 
 
 def _of_number(number: int | float) -> str | None:
-    return {0: _ZEROS, 1: _BITS}.get(number)
+    # NaN marks memory that nobody has written to yet
+    return _ZEROS if number != number else {0: _ZEROS, 1: _BITS}.get(number)

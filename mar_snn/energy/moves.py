@@ -241,7 +241,7 @@ def look_up(wanted: Tensor, tensor: Tensor) -> Tensor:
     return found[wanted]
 
 
-def pick(values: Tensor, found: Tensor, otherwise: Tensor | float) -> Tensor:
+def pick(values: Tensor, found: Tensor, otherwise: Tensor | int) -> Tensor:
     """Of the flattened `values` those that were found, and something for the rest."""
     found = found.to(values.device)
     return torch.where(found < 0, otherwise, values.flatten()[found.clamp(min=0)])

@@ -323,9 +323,9 @@ def price_search(call: OpCall) -> Cost:
 @register_op_rule(*overloads("scatter_add index_add scatter_reduce"))
 def price_scattered_sum(call: OpCall) -> Cost:
     """An addition for each value that is added into its place."""
-    source = next(
-        value for value in (*call.args[3:], call.kwargs.get("src")) if is_real(value)
-    )
+    source = call.argument(3, "src", call.kwargs.get("source"))
+    if not is_real(source):
+        return Cost({})
     scaled = call.kwargs.get("alpha", 1) != 1
     ops = {"add": source.numel(), "mul": source.numel() * scaled}
     return Cost(ops, moved=elementwise_traffic(call))
