@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch._ops import OpOverload
 
-from mar_snn.energy.moves import SHAPES_IN_PLACE, Move
+from mar_snn.energy.moves import SHAPES_IN_PLACE, Move, packets
 from mar_snn.energy.rules.registry import (
     OPERANDS,
     OpRule,
@@ -15,6 +15,12 @@ from mar_snn.energy.rules.registry import (
 )
 
 __all__ = ["Handling"]
+
+#: Kernels that compute a whole module of torch.
+_FUSED = packets(
+    "_cudnn_rnn _native_multi_head_attention _transformer_encoder_layer_fwd miopen_rnn "
+    "mkldnn_rnn_layer"
+)
 
 
 class Writes:
@@ -48,6 +54,8 @@ class Handling(NamedTuple):
     #: how it moves spikes
     move: Move | None
     operands: tuple[int, int] | None
+    #: a whole module in one kernel
+    fused: bool
 
     @classmethod
     def of(cls, func: OpOverload) -> "Handling":
@@ -60,4 +68,5 @@ class Handling(NamedTuple):
             writes=Writes(func),
             move=Move.of(func),
             operands=OPERANDS.get(func.overloadpacket),
+            fused=func.overloadpacket in _FUSED,
         )

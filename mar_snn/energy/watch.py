@@ -36,6 +36,7 @@ from mar_snn.energy.rules.registry import (
 from mar_snn.energy.spike_trains import Events, SpikeTrain
 from mar_snn.energy.unseen import Unseen
 from mar_snn.energy.weights import Weights
+from mar_snn.energy.written_out import can_run_written_out, run_written_out
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 
 __all__ = ["Watch"]
@@ -48,6 +49,7 @@ class _Frame:
 
     __slots__ = (
         "events",
+        "fused",
         "module",
         "name",
         "numbers",
@@ -68,6 +70,8 @@ class _Frame:
         #: whether a rule prices the operations of this forward; those of all modules
         #: inside as well
         self.opaque = self.sealed = False
+        #: whether a kernel computed this module as a whole
+        self.fused = False
         #: what it declared
         self.events: Events | None = None
         #: how often each operation ran in it so far
@@ -171,6 +175,11 @@ class Watch:
             found = frame.module is module
             if found and frame.rule and frame.row and whole and self._looking:
                 self._price_module(frame, frame.rule, frame.row, args, *rest)
+            if found and frame.fused and whole:
+                frame.fused = frame.opaque = False
+                self._frames.append(frame)
+                run_written_out(module, args, rest[0])
+                self._frames.pop()
             if frame is self._root:
                 if found and whole:
                     self._list(self._unseen.returned(rest[1]))
@@ -309,6 +318,9 @@ class Watch:
             return out
         self._weights.follow(args, kwargs, out)
         if frame.opaque:
+            return out
+        if handling.fused and can_run_written_out(frame.module, args):
+            frame.fused = frame.opaque = True
             return out
         self.calls += 1
         inputs = (*args, *kwargs.values())

@@ -293,6 +293,6 @@ _FREE = (
     # logic, signs
     | packets("abs abs_ all any bitwise_and bitwise_not bitwise_or logical_and")
     | packets("logical_not logical_or neg neg_")
-    # how many tokens a router sends where
-    | packets("histc")
+    # how many tokens a router sends where, whether a mask allows a nested tensor
+    | packets("histc _nested_tensor_from_mask_left_aligned")
 )
