@@ -40,6 +40,7 @@ from transformers import (
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
 from mar_snn.assets import TINY_LLAMBA
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.distill import SBDSConfig, SBDSTrainer
 from mar_snn.distill.data import collate, load_text, pack, standard_library_text
 from mar_snn.distill.evaluation import alignment_error, perplexity
@@ -360,4 +361,5 @@ class _StepOnTheBar(TrainerCallback):
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     sys.exit(main())

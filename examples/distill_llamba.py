@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, 
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
 from mar_snn.assets import TINY_LLAMBA
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.distill import (
     SBDSConfig,
     SBDSTrainer,
@@ -359,6 +360,7 @@ def count_energy(
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     try:
         sys.exit(main())
     except KeyboardInterrupt:

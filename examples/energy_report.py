@@ -36,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
 from mar_snn import plots
 from mar_snn.assets import TINY_LLAMBA
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.energy import EnergyMeter, EnergyReport, SpikeOpCounter
 from mar_snn.energy.measured.measure import MeasuringInterrupted, measure
 from mar_snn.energy.reporting.profiles import available_profiles
@@ -84,19 +85,21 @@ def main() -> int:
         count(model, options)
         if options.measure:
             measure_all(model, options)
-        # 3. price, print and write, as often as there are profiles
+        # 3. price and write, as often as there are profiles; compare
         first, *more = [price(model, name, options) for name in options.profile]
-        console.print(table_of(part_section(first, "module", options.depth)), first)
         write(first, output)
         for report in more:
-            console.print(report.profile.name, table_of(part_section(report)))
             write(report, output / report.profile.name)
-        # 4. compare
         (output / "comparison.md").unlink(missing_ok=True)
-        if other is not None:
-            found = EnergyReport.compare(other, first)
-            console.print(f"a is {options.compare}, b is {options.model}", found)
+        found = None if other is None else EnergyReport.compare(other, first)
+        if found is not None:
             (output / "comparison.md").write_text(found.to_markdown(), "utf-8")
+        # 4. print, last: a console may fail, and all is written
+        console.print(table_of(part_section(first, "module", options.depth)), first)
+        for report in more:
+            console.print(report.profile.name, table_of(part_section(report)))
+        if found is not None:
+            console.print(f"a is {options.compare}, b is {options.model}", found)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -326,6 +329,7 @@ def write(report: EnergyReport, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     sys.path.append(str(Path.cwd()))  # the module of package.module:function
     try:
         sys.exit(main())

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.harness import (
     MarLM,
     Score,
@@ -128,6 +129,7 @@ def write(results: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 
 from mar_snn import load
 from mar_snn.assets import TINY_LLAMBA
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.energy import EnergyReport, SpikeOpCounter
 from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.sparse import EventLinear, optimize_for_decoding
@@ -231,4 +232,5 @@ def figures(talker: Talker, watch: Stopwatch) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     sys.exit(main())

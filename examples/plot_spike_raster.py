@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 import mar_snn.llamba  # noqa: F401  AutoModelForCausalLM learns of Llamba by it
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.neurons import record_spikes
 from mar_snn.plots import plot_spike_raster
 from mar_snn.spiking import SITES, coders
@@ -99,4 +100,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     sys.exit(main())

@@ -30,6 +30,7 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 from transformers import HfArgumentParser
 
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.energy import SpikeOpCounter
 from mar_snn.energy.counts import Firing
 from mar_snn.neurons import ATMNNode, record_spikes, replace_neurons
@@ -220,4 +221,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     sys.exit(main())

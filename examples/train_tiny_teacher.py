@@ -26,6 +26,7 @@ from transformers import (
     set_seed,
 )
 
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.distill.data import collate, pack, standard_library_text
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 
@@ -170,4 +171,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()
