@@ -189,7 +189,10 @@ def load_inputs(inputs: Any, options: Namespace) -> tuple[list[Any], dict[str, i
     elif options.inputs:
         inputs = imported(options.inputs)
     if not (isinstance(inputs, Tensor) or callable(inputs)):
-        raise ValueError("name a tensor or a function of the batch size: --inputs")
+        raise ValueError(
+            "name a tensor or a function of the batch size: --inputs, got "
+            f"{type(inputs).__name__}"
+        )
     least = len(inputs) if isinstance(inputs, Tensor) else options.samples
     number = min(options.samples, least) // size
     if not number:
@@ -262,6 +265,10 @@ def count(subject: Subject, options: Namespace) -> None:
     batches = track(subject.batches, "Counting", console=console, transient=True)
     with blame(f"{subject.name} cannot run on these inputs"), subject.counter:
         run(subject, batches, options)
+    counted = subject.counter.run()
+    if not counted.rows:
+        unknown = ", ".join(counted.uncounted) or "it only moves values"
+        raise ValueError(f"{subject.name} does nothing that is counted: {unknown}")
 
 
 def measure_all(subject: Subject, options: Namespace) -> None:
@@ -310,9 +317,10 @@ def price(subject: Subject, profile: str, options: Namespace) -> EnergyReport:
 def write(report: EnergyReport, folder: Path) -> None:
     """The figures and all files of a report, report.json last."""
     folder.mkdir(exist_ok=True)
+    weighs = report.baseline_pj > 0 and report.moved.weight_dense
     for name, draw, drawn in (
         ("groups", plots.plot_energy_baselines, report),
-        ("traffic", plots.plot_energy_waterfall, report),
+        ("traffic", plots.plot_energy_waterfall, weighs and report),
         ("profiles", plots.plot_profiles, report.total.sop_unit and report),
         ("break_even", plots.plot_break_even, report.total.sop_unit and report),
         ("firing", plots.plot_firing_steps, report.firing),
