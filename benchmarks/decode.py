@@ -50,6 +50,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mar_snn import SpikingConfig, provenance, spikify
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.llamba.cache import CACHE_NAME
 from mar_snn.neurons import ATMNCoder
@@ -320,4 +321,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

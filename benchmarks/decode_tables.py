@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mar_snn.console import show_what_can_be_shown
+
 __all__ = [
     "bandwidth_markdown",
     "densities_markdown",
@@ -186,4 +188,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mar_snn.console import show_what_can_be_shown
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -69,4 +71,5 @@ def flatten(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

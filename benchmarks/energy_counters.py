@@ -44,6 +44,7 @@ from torch import Tensor, nn
 from benchmarks import energy_counter_claims as claims_of
 from benchmarks.energy_counter_claims import Claims, group_of, judge
 from mar_snn import provenance
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.energy import SpikeOpCounter
 from tests.energy.hand_derived import Case, cases
 
@@ -396,4 +397,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

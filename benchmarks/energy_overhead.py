@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mar_snn import provenance
 from mar_snn.assets import TINY_LLAMBA
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.energy import SpikeOpCounter
 from mar_snn.llamba import LlambaForCausalLM
 from mar_snn.neurons.spikes import listen_to_spikes
@@ -141,4 +142,5 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

@@ -17,6 +17,7 @@ from spikingjelly.activation_based import base, functional, layer, surrogate
 from spikingjelly.activation_based.model import spiking_vgg
 from torch import Tensor, nn
 
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.neurons import ATMNNode
 
 ROOT = Path(__file__).parent.parent
@@ -90,4 +91,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

@@ -23,6 +23,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from mar_snn.assets import TINY_LLAMBA
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.distill.data import collate, pack, standard_library_text
 from mar_snn.harness import MarLM, compare, evaluate, load_tasks, record
 from mar_snn.provenance import machine, versions
@@ -156,4 +157,5 @@ def points(gap: Mapping[str, float]) -> str:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

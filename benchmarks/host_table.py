@@ -22,6 +22,7 @@ from tiny_hosts import HOSTS, make_dense, make_spiking, tokens
 from torch import Tensor, nn
 
 from mar_snn import SpikeOpCounter, load, provenance
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.hosts import skipped
 from mar_snn.hosts.slots import owners
 from mar_snn.spiking import coders, projections
@@ -216,4 +217,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

@@ -25,6 +25,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mar_snn import provenance
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.distill import bidirectional_kl, chunked_bidirectional_kl
 
 RESULTS = Path(__file__).parent / "results"
@@ -253,4 +254,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

@@ -15,6 +15,7 @@ from torch import bfloat16
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mar_snn import LlambaConfig, LlambaForCausalLM, SBDSConfig, SpikingConfig
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.distill.memory import MemoryEstimate, estimate_memory
 from mar_snn.distill.objective import Objective
 from mar_snn.provenance import versions
@@ -85,4 +86,5 @@ def table(estimates: dict[str, dict[str, int]]) -> list[str]:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

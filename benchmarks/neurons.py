@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from mar_snn import provenance
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.neurons import ATMNNode, ops, reference
 from mar_snn.neurons.backends import available_backends
 from mar_snn.neurons.reference import readout_weights
@@ -395,4 +396,5 @@ def markdown(rows: list[dict[str, Any]], dtype: str = "torch.float32") -> str:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

@@ -25,6 +25,7 @@ import torch
 from gpu.tables import markdown
 
 from mar_snn import provenance
+from mar_snn.console import show_what_can_be_shown
 
 RESULTS = Path(__file__).parent / "results"
 #: seconds of each part, in the order in which they run
@@ -186,4 +187,5 @@ def summary(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     sys.exit(main())

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
 
 from mar_snn import provenance
+from mar_snn.console import show_what_can_be_shown
 from mar_snn.llamba import LlambaCache, LlambaConfig
 from mar_snn.llamba.modeling_llamba import LlambaBlock
 from mar_snn.llamba.scan import CPU_CHUNK, ssd_chunked
@@ -262,4 +263,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     main()

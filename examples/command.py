@@ -14,6 +14,8 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
 
+from mar_snn.console import show_what_can_be_shown
+
 __all__ = [
     "at_least",
     "check_ranges",
@@ -42,6 +44,7 @@ def ended(after_ctrl_c: str) -> Callable[[Callable[[], int]], Callable[[], int]]
     def decorate(main: Callable[[], int]) -> Callable[[], int]:
         @wraps(main)
         def run() -> int:
+            show_what_can_be_shown()
             try:
                 return main()
             except (ValueError, OSError, ImportError) as error:

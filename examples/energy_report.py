@@ -73,35 +73,32 @@ class Subject:
 
 @command.ended("nothing more is written")
 def main() -> int:
-    """Run; 0 when done, 2 after bad input."""
+    """Count, price, write and print; 0 when done."""
     options = parse_arguments()
-    output = Path(options.output_dir)
-    try:
-        # 1. load
-        output.mkdir(parents=True, exist_ok=True)
-        counter, inputs = load_model(options.model, options)
-        model = Subject(options.model, counter, *load_inputs(inputs, options))
-        other = load_other(model, options) if options.compare else None
-        # 2. count, once; and measure, if that is asked for
-        count(model, options)
-        if options.measure:
-            measure_all(model, options)
-        # 3. price, print and write, as often as there are profiles
-        first, *more = [price(model, name, options) for name in options.profile]
-        console.print(table_of(part_section(first, "module", options.depth)), first)
-        write(first, output)
-        for report in more:
-            console.print(report.profile.name, table_of(part_section(report)))
-            write(report, output / report.profile.name)
-        # 4. compare
-        (output / "comparison.md").unlink(missing_ok=True)
-        if other is not None:
-            found = EnergyReport.compare(other, first)
-            console.print(f"a is {options.compare}, b is {options.model}", found)
-            (output / "comparison.md").write_text(found.to_markdown(), "utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    output = command.output_folder(options.output_dir)
+    # 1. load
+    counter, inputs = load_model(options.model, options)
+    model = Subject(options.model, counter, *load_inputs(inputs, options))
+    other = load_other(model, options) if options.compare else None
+    # 2. count, once; and measure, if that is asked for
+    count(model, options)
+    if options.measure:
+        measure_all(model, options)
+    # 3. price and write, as often as there are profiles; compare
+    first, *more = [price(model, name, options) for name in options.profile]
+    write(first, output)
+    for report in more:
+        write(report, output / report.profile.name)
+    (output / "comparison.md").unlink(missing_ok=True)
+    found = None if other is None else EnergyReport.compare(other, first)
+    if found is not None:
+        (output / "comparison.md").write_text(found.to_markdown(), "utf-8")
+    # 4. print, last: a console may fail, and all is written
+    console.print(table_of(part_section(first, "module", options.depth)), first)
+    for report in more:
+        console.print(report.profile.name, table_of(part_section(report)))
+    if found is not None:
+        console.print(f"a is {options.compare}, b is {options.model}", found)
     console.print(f"Reports, rows and figures: {output}/")
     return 0
 
@@ -188,7 +185,10 @@ def load_inputs(inputs: Any, options: Namespace) -> tuple[list[Any], dict[str, i
     elif options.inputs:
         inputs = imported(options.inputs)
     if not (isinstance(inputs, Tensor) or callable(inputs)):
-        raise ValueError("name a tensor or a function of the batch size: --inputs")
+        raise ValueError(
+            "name a tensor or a function of the batch size: --inputs, got "
+            f"{type(inputs).__name__}"
+        )
     least = len(inputs) if isinstance(inputs, Tensor) else options.samples
     number = min(options.samples, least) // size
     if not number:
@@ -261,6 +261,10 @@ def count(subject: Subject, options: Namespace) -> None:
     batches = track(subject.batches, "Counting", console=console, transient=True)
     with blame(f"{subject.name} cannot run on these inputs"), subject.counter:
         run(subject, batches, options)
+    counted = subject.counter.run()
+    if not counted.rows:
+        unknown = ", ".join(counted.uncounted) or "it only moves values"
+        raise ValueError(f"{subject.name} does nothing that is counted: {unknown}")
 
 
 def measure_all(subject: Subject, options: Namespace) -> None:
@@ -309,9 +313,10 @@ def price(subject: Subject, profile: str, options: Namespace) -> EnergyReport:
 def write(report: EnergyReport, folder: Path) -> None:
     """The figures and all files of a report, report.json last."""
     folder.mkdir(exist_ok=True)
+    weighs = report.baseline_pj > 0 and report.moved.weight_dense
     for name, draw, drawn in (
         ("groups", plots.plot_energy_baselines, report),
-        ("traffic", plots.plot_energy_waterfall, report),
+        ("traffic", plots.plot_energy_waterfall, weighs and report),
         ("profiles", plots.plot_profiles, report.total.sop_unit and report),
         ("break_even", plots.plot_break_even, report.total.sop_unit and report),
         ("firing", plots.plot_firing_steps, report.firing),

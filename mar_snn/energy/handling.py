@@ -1,9 +1,11 @@
 """What the counter does about a torch operation, looked up once for each."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from torch import Tensor
 from torch._ops import OpOverload
 
+from mar_snn.energy.moves import SHAPES_IN_PLACE, Move, packets
 from mar_snn.energy.rules.registry import (
     OPERANDS,
     OpRule,
@@ -11,9 +13,34 @@ from mar_snn.energy.rules.registry import (
     is_composite,
     is_free,
 )
-from mar_snn.energy.spike_trains import Writes, is_followed
 
 __all__ = ["Handling"]
+
+#: Kernels that compute a whole module of torch.
+_FUSED = packets(
+    "_cudnn_rnn _native_multi_head_attention _transformer_encoder_layer_fwd miopen_rnn "
+    "mkldnn_rnn_layer"
+)
+
+
+class Writes:
+    """The memory that an operation writes to, looked up once."""
+
+    def __init__(self, func: Any) -> None:
+        self._places = [
+            (index, argument.name)
+            for index, argument in enumerate(func._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+            if func.overloadpacket not in SHAPES_IN_PLACE
+        ]
+
+    def of(self, args: tuple[Any, ...], kwargs: Any) -> list[Tensor]:
+        """The tensors that a call writes to."""
+        written: list[Any] = []
+        for index, name in self._places:
+            value = args[index] if index < len(args) else kwargs.get(name)
+            written += list(value) if isinstance(value, list | tuple) else [value]
+        return [value for value in written if isinstance(value, Tensor)]
 
 
 class Handling(NamedTuple):
@@ -24,9 +51,11 @@ class Handling(NamedTuple):
     #: taken apart first
     composite: bool
     writes: Writes
-    #: spikes are followed through it
-    followed: bool
+    #: how it moves spikes
+    move: Move | None
     operands: tuple[int, int] | None
+    #: a whole module in one kernel
+    fused: bool
 
     @classmethod
     def of(cls, func: OpOverload) -> "Handling":
@@ -37,6 +66,7 @@ class Handling(NamedTuple):
             free=free,
             composite=rule is None and not free and is_composite(func),
             writes=Writes(func),
-            followed=is_followed(func),
+            move=Move.of(func),
             operands=OPERANDS.get(func.overloadpacket),
+            fused=func.overloadpacket in _FUSED,
         )

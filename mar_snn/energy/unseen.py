@@ -11,7 +11,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from mar_snn.energy.spike_trains import packets, storage_of
+from mar_snn.energy.moves import packets
+from mar_snn.energy.spike_trains import storage_of
 
 __all__ = ["Unseen"]
 

@@ -5,9 +5,10 @@ are taken apart under inference_mode too.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mar_snn.energy.accumulate import Key, Ledger, RowTally, numbers_of
+from mar_snn.energy.declarations import SpikeTrains
+from mar_snn.energy.dispatch import Arguments, Ear
 from mar_snn.energy.firing import FiringTally
 from mar_snn.energy.groups import group_of
 from mar_snn.energy.handling import Handling
 from mar_snn.energy.inference import Inference, Open, Site, Spikes
+from mar_snn.energy.moves import MoveCall
 from mar_snn.energy.rules.registry import (
     CountingSettings,
     ModuleCall,
@@ -31,14 +34,13 @@ from mar_snn.energy.rules.registry import (
     RuleOfModule,
     find_module_rule,
 )
-from mar_snn.energy.spike_trains import Events, SpikeTrain, SpikeTrains
+from mar_snn.energy.spike_trains import Events, SpikeTrain
 from mar_snn.energy.unseen import Unseen
 from mar_snn.energy.weights import Weights
+from mar_snn.energy.written_out import can_run_written_out, run_written_out
 from mar_snn.neurons.spikes import SpikeEvent, listen_to_spikes
 
 __all__ = ["Watch"]
-
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 class _Frame:
@@ -46,6 +48,7 @@ class _Frame:
 
     __slots__ = (
         "events",
+        "fused",
         "module",
         "name",
         "numbers",
@@ -66,6 +69,8 @@ class _Frame:
         #: whether a rule prices the operations of this forward; those of all modules
         #: inside as well
         self.opaque = self.sealed = False
+        #: whether a kernel computed this module as a whole
+        self.fused = False
         #: what it declared
         self.events: Events | None = None
         #: how often each operation ran in it so far
@@ -104,14 +109,14 @@ class Watch:
         self._depth = depth
         self._inference = Inference() if settings.spikes == "inferred" else None
         self._names: dict[nn.Module, str] = {}
-        self._paused = False
+        #: the thread that is watched
+        self._ear = Ear.here()
         self._forget()
 
     def _forget(self) -> None:
         self._frames: list[_Frame] = []
         self._trains, self._weights = SpikeTrains(), Weights()
         self._unseen = Unseen()
-        self._handlings: dict[OpOverload, Handling] = {}
         self._rows: dict[tuple[nn.Module, str], RowTally] = {}
         #: the frame of the model itself, and of the outermost module of the model
         self._root: _Frame | None = None
@@ -120,6 +125,7 @@ class Watch:
     def start(self, stack: ExitStack) -> None:
         """Watch until `stack` is closed."""
         self._names = {module: name for name, module in self._model.named_modules()}
+        self._ear = Ear.here()
         # a cast that was made before is a weight that nobody saw being made
         torch.clear_autocast_cache()
         stack.callback(self._stop)
@@ -130,15 +136,26 @@ class Watch:
         )
         stack.callback(after.remove)
         stack.enter_context(listen_to_spikes(self._hear))
-        stack.enter_context(_WatchingMode(self))
+        stack.callback(self._ear.leave, self)
+        self._ear.join(self)
 
     def _stop(self) -> None:
-        self._ledger.end_batch(whole=False)
+        with self.pause():
+            self._ledger.end_batch(whole=False)
         self._forget()
 
     # ---- the modules
 
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether this is another thread than the one that is watched."""
+        return get_ident() != self._ear.thread
+
     def _enter_module(self, module: nn.Module, _: Any) -> None:
+        if self._elsewhere:
+            if module is self._model and self._looking and not Ear.here().listeners:
+                self.uncounted["a pass in another thread"] += 1
+            return
         frame = _Frame(module)
         if self._frames:
             outer = self._frames[-1]
@@ -162,6 +179,8 @@ class Watch:
         self._frames.append(frame)
 
     def _leave_module(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        if self._elsewhere:
+            return
         # torch leaves the keyword arguments out where the forward raised
         whole = len(rest) == 2
         while self._frames:
@@ -169,6 +188,12 @@ class Watch:
             found = frame.module is module
             if found and frame.rule and frame.row and whole and self._looking:
                 self._price_module(frame, frame.rule, frame.row, args, *rest)
+            if found and frame.fused and whole:
+                frame.fused = frame.opaque = False
+                self._frames.append(frame)
+                with self._ear.only(self):
+                    run_written_out(module, args, rest[0])
+                self._frames.pop()
             if frame is self._root:
                 if found and whole:
                     self._list(self._unseen.returned(rest[1]))
@@ -234,7 +259,7 @@ class Watch:
     # ---- the spikes
 
     def _hear(self, event: SpikeEvent) -> None:
-        if self._looking and event.neuron in self._names:
+        if event.neuron in self._names and not self._elsewhere and self._looking:
             with self.pause():
                 events = self._declare(event)
             if self._frames and self._frames[-1].module is event.neuron:
@@ -260,60 +285,61 @@ class Watch:
     @property
     def _looking(self) -> bool:
         # -1 outside backward: a checkpointed block that runs again is not a second pass
-        return not self._paused and torch._C._current_graph_task_id() == -1
+        in_backward = torch._C._current_graph_task_id() != -1
+        return self._ear.alone in (None, self) and not (self._ear.paused or in_backward)
 
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Our own arithmetic is not the model's."""
-        paused, self._paused = self._paused, True
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self._paused = paused
+    def pause(self) -> AbstractContextManager[None]:
+        """Our own arithmetic is no model's."""
+        return Ear.here().pause()
 
     def _note(self, key: str, value: str) -> None:
         self.notes.setdefault(key, {})[value] = None
 
-    def see(
-        self,
-        mode: TorchDispatchMode,
-        func: OpOverload,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Run one operation, and have it priced; only the dispatch mode calls this."""
-        frame = self._frames[-1] if self._frames else None
-        handling = self._handlings.get(func)
-        if handling is None:
-            handling = self._handlings[func] = Handling.of(func)
-        looking = self._looking and not (frame is not None and frame.sealed)
-        if looking and handling.composite:
-            with mode:
-                return func._op_dk(_COMPOSITE, *args, **kwargs)
-        written = handling.writes.of(args, kwargs)
-        self._trains.before_write(written)
+    def wants(self) -> bool:
+        """Whether the operations that run now are looked at."""
+        sealed = bool(self._frames) and self._frames[-1].sealed
+        return self._looking and not sealed
+
+    def before(self, handling: Handling, call: Arguments) -> Callable[[Any], None]:
+        """Learn of an operation that is going to run; returns what takes its result."""
+        looking = self.wants()
+        written = handling.writes.of(*call[1:])
+        moves = written and looking and handling.move
+        move = MoveCall(moves, *call) if moves else None
+        known = self._trains.before_write(written, move)
         self._unseen.written(written)
-        out = func(*args, **kwargs)
-        if not looking:
-            return out
-        if handling.followed:
+
+        def after(out: Any) -> None:
+            for tensor, spikes in known:
+                self._trains.declare(tensor, spikes)
+            if looking:
+                self._see(handling, call, out)
+
+        return after
+
+    def _see(self, handling: Handling, call: Arguments, out: Any) -> None:
+        """Have an operation priced that ran."""
+        func, args, kwargs = call
+        frame = self._frames[-1] if self._frames else None
+        if handling.move:
             self._trains.follow(func, args, kwargs, out)
         if frame is None or frame.row is None:
-            return out
+            return
         self._weights.follow(args, kwargs, out)
         if frame.opaque:
-            return out
+            return
+        if handling.fused and can_run_written_out(frame.module, args):
+            frame.fused = frame.opaque = True
+            return
         self.calls += 1
         inputs = (*args, *kwargs.values())
         self._list(self._unseen.follow(func, inputs, out, type(frame.module).__name__))
         if handling.rule is None:
-            if not handling.free:
-                self.uncounted[str(func)] += 1
-            return out
-        if not self._price(frame, frame.row, handling, (func, args, kwargs, out)):
+            priced = handling.free
+        else:
+            priced = self._price(frame, frame.row, handling, (*call, out))
+        if not priced:
             self.uncounted[str(func)] += 1
-        return out
 
     def _price(
         self,
@@ -363,20 +389,3 @@ def _columns(
         if call.is_weight(weight) and (touched := call.touched(x)) is not None:
             yield ("columns", "all"), call.columns(x)
             yield ("columns", "touched"), touched
-
-
-class _WatchingMode(TorchDispatchMode):
-    """Hands every operation to the watch."""
-
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()
-        self._watch = watch
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return self._watch.see(self, func, args, kwargs or {})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import Group
 
+from mar_snn.console import Showable
 from mar_snn.energy.reporting.figures import EnergyFigures, ratio
 from mar_snn.energy.reporting.markdown import markdown_table
 from mar_snn.energy.reporting.memory import traffic
@@ -36,8 +37,8 @@ class EnergyComparison:
         """A rich table of the differences."""
         return Group(table_of(self._section()), DISCLAIMER)
 
-    def __rich__(self) -> Group:
-        return self.table()
+    def __rich__(self) -> Showable:
+        return Showable(self.table())
 
     def to_markdown(self) -> str:
         """The same as a Markdown table."""
@@ -85,8 +86,8 @@ class PooledEnergy:
         """A rich table of means, deviations and intervals."""
         return Group(table_of(self._section()), DISCLAIMER)
 
-    def __rich__(self) -> Group:
-        return self.table()
+    def __rich__(self) -> Showable:
+        return Showable(self.table())
 
     def to_markdown(self) -> str:
         """The same as a Markdown table."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Group
 
+from mar_snn.console import Showable
 from mar_snn.energy.counts import ByteCounts, CountedRun
 from mar_snn.energy.reporting.baselines import (
     Baseline,
@@ -207,8 +208,8 @@ class EnergyReport(EnergyFigures):
         check_methodology(self.methodology)
         return console(self, by, depth)
 
-    def __rich__(self) -> Group:
-        return self.table()
+    def __rich__(self) -> Showable:
+        return Showable(self.table())
 
     def to_markdown(self, path: str | Path) -> None:
         """Write every table, methodology and exclusions, ready for an appendix."""

@@ -14,7 +14,7 @@ dropping its last outputs is counted as it runs: with the outputs that are dropp
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,19 +65,26 @@ def pairs_by_position(axis: Axis, side: str, device: torch.device) -> Tensor:
     return counts.index_add_(0, wide.flatten(), exists.long().flatten())
 
 
+def each(value: Any, dims: int) -> list[int]:
+    """One number for every axis, of one number for all or one for each."""
+    many = list(value) if isinstance(value, list | tuple) else [value]
+    return many * dims if len(many) == 1 else many
+
+
 @register_op_rule(_aten.convolution.default)
 def price_convolution(call: OpCall) -> Cost:
     """A convolution or its transpose; products with padding only where asked for."""
     x, weight, bias, stride, padding, dilation, transposed, _, groups = call.args
     sides = zip(x.shape[2:], call.output.shape[2:], strict=True)
+    dims = x.dim() - 2
     axes = [
         Axis(wide, narrow, *numbers)
         for (wide, narrow), *numbers in zip(
             ((o, i) if transposed else (i, o) for i, o in sides),
             weight.shape[2:],
-            stride,
-            padding,
-            dilation,
+            each(stride, dims),
+            each(padding, dims),
+            each(dilation, dims),
             strict=True,
         )
     ]

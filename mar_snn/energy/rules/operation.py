@@ -65,18 +65,12 @@ PER_ELEMENT: tuple[tuple[str, dict[str, int]], ...] = (
     ("logaddexp logaddexp2", {"cmp": 1, "add": 2, "special": 2}),
 )
 
-#: Moves, choices, logic and random numbers that the registry does not list itself.
+#: Logic, random numbers and places that the registry does not list itself.
 FREE = (
-    "_unique2 bitwise_left_shift bitwise_right_shift bitwise_xor "
-    "channel_shuffle col2im_backward diag_embed diagonal_copy equal exponential_ "
-    "geometric_ im2col isin isneginf isposinf log_normal_ logical_and logical_not "
-    "logical_or logical_xor masked_scatter masked_select multinomial nonzero normal "
-    "pixel_shuffle pixel_unshuffle random_ reflection_pad1d reflection_pad2d "
-    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d rot90 "
-    "scatter_ signbit take tril_indices triu_indices unfold_copy uniform_ "
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d view_as_complex "
-    "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d "
-    "view_as_real"
+    "_unique2 bitwise_left_shift bitwise_right_shift bitwise_xor col2im_backward equal "
+    "exponential_ geometric_ isin isneginf isposinf log_normal_ logical_and "
+    "logical_not logical_or logical_xor multinomial nonzero normal random_ signbit "
+    "tril_indices triu_indices uniform_ view_as_complex view_as_real"
 )
 
 
@@ -329,9 +323,9 @@ def price_search(call: OpCall) -> Cost:
 @register_op_rule(*overloads("scatter_add index_add scatter_reduce"))
 def price_scattered_sum(call: OpCall) -> Cost:
     """An addition for each value that is added into its place."""
-    source = next(
-        value for value in (*call.args[3:], call.kwargs.get("src")) if is_real(value)
-    )
+    source = call.argument(3, "src", call.kwargs.get("source"))
+    if not is_real(source):
+        return Cost({})
     scaled = call.kwargs.get("alpha", 1) != 1
     ops = {"add": source.numel(), "mul": source.numel() * scaled}
     return Cost(ops, moved=elementwise_traffic(call))

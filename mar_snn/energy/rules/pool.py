@@ -7,12 +7,11 @@ and weights are addresses; the nearest value is a move, and free.
 """
 
 import math
-from typing import Any
 
 import torch
 
 from mar_snn.energy.counts import Cost
-from mar_snn.energy.rules.convolution import Axis, count_pairs
+from mar_snn.energy.rules.convolution import Axis, count_pairs, each
 from mar_snn.energy.rules.operation import first_output, overloads
 from mar_snn.energy.rules.registry import OpCall, register_op_rule
 from mar_snn.energy.rules.traffic import elementwise_traffic
@@ -23,10 +22,10 @@ _aten = torch.ops.aten
 def _window_pairs(call: OpCall, dims: int, *, dilated: bool) -> int:
     """The values that a pooling reads, padding excluded."""
     x, out = call.args[0], first_output(call)
-    taps = _each(call.argument(1, "kernel_size"), dims)
-    stride = _each(call.argument(2, "stride", None) or taps, dims)
-    padding = _each(call.argument(3, "padding", 0), dims)
-    dilation = _each(call.argument(4, "dilation", 1) if dilated else 1, dims)
+    taps = each(call.argument(1, "kernel_size"), dims)
+    stride = each(call.argument(2, "stride", None) or taps, dims)
+    padding = each(call.argument(3, "padding", 0), dims)
+    dilation = each(call.argument(4, "dilation", 1) if dilated else 1, dims)
     sides = zip(x.shape[-dims:], out.shape[-dims:], strict=True)
     pairs = math.prod(
         count_pairs(Axis(wide, narrow, *numbers))
@@ -35,12 +34,6 @@ def _window_pairs(call: OpCall, dims: int, *, dilated: bool) -> int:
         )
     )
     return math.prod(x.shape[:-dims]) * pairs
-
-
-def _each(value: Any, dims: int) -> list[int]:
-    """One number for every axis, of one number for all or one for each."""
-    many = list(value) if isinstance(value, list | tuple) else [value]
-    return many * dims if len(many) == 1 else many
 
 
 @register_op_rule(

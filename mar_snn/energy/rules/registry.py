@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from mar_snn.energy.counts import Cost
-from mar_snn.energy.spike_trains import MOVES, Events, SpikeTrain, packets
+from mar_snn.energy.moves import FILLS, MOVES, packets
+from mar_snn.energy.spike_trains import Events, SpikeTrain
 
 __all__ = [
     "OPERANDS",
@@ -285,22 +286,13 @@ def _path(cls: type[nn.Module]) -> str:
 
 _FREE = (
     MOVES
-    | packets("as_strided detach_ diagonal gather index scatter squeeze_ t_ tril triu")
-    | packets(
-        "index_copy index_copy_ index_put index_put_ select_scatter slice_scatter"
-    )
-    | packets("transpose_ unsqueeze_ _local_scalar_dense copy copy_ is_pinned")
-    | packets("is_same_size lift_fresh_copy resize_ set_")
+    | FILLS
+    | packets("_local_scalar_dense is_pinned is_same_size resize_ set_")
     # new tensors
-    | packets(
-        "arange empty empty_like empty_strided eye fill fill_ full full_like ones"
-    )
-    | packets("new_empty new_empty_strided new_full new_ones new_zeros ones_like rand")
-    | packets("rand_like randint randn randn_like randperm scalar_tensor zero zero_")
-    | packets("zeros zeros_like")
-    # choices by a mask, logic, signs
+    | packets("arange rand rand_like randint randn randn_like randperm")
+    # logic, signs
     | packets("abs abs_ all any bitwise_and bitwise_not bitwise_or logical_and")
-    | packets("logical_not logical_or masked_fill masked_fill_ neg neg_ where")
-    # how many tokens a router sends where
-    | packets("histc")
+    | packets("logical_not logical_or neg neg_")
+    # how many tokens a router sends where, whether a mask allows a nested tensor
+    | packets("histc _nested_tensor_from_mask_left_aligned")
 )

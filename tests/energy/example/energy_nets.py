@@ -72,3 +72,19 @@ class Reader(nn.Module):
 
 def reader():
     return Reader(), torch.tensor([[0, 1, 2], [3, 4, 5]])
+
+
+def lstm():
+    return nn.LSTM(8, 4, batch_first=True), torch.randn(6, 5, 8)
+
+
+def relu():
+    return nn.ReLU(), torch.randn(6, 8)
+
+
+def flatten():
+    return nn.Flatten(), torch.randn(6, 2, 8)
+
+
+def named():
+    return nn.ReLU(), {"input": torch.randn(6, 8)}

@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from spikingjelly.activation_based import functional
 from mar_snn.energy import EnergyReport
 from mar_snn.neurons import ATMNNode
 from tests.energy.example.folders import (
+    DENSE_PICTURES,
     SPIKING_PICTURES,
     check_folder,
     check_pictures,
@@ -73,6 +75,58 @@ def test_a_module_that_looks_tokens_up_can_be_priced_per_token(run, nets, tmp_pa
     report = EnergyReport.load(tmp_path / "out" / "report.json")
     assert (report.per, report.units) == ("token", 6)
     assert report.total.mac == 6 * 4 * 7
+
+
+def test_a_recurrent_network_has_a_report(run, nets, tmp_path):
+    assert run("energy_nets:lstm") == 0
+    report = check_folder(tmp_path / "out", DENSE_PICTURES)
+    report.assert_complete()
+    # 6 samples of 5 tokens: 4 gates of 4 units from 8 inputs and 4 states
+    assert report.total.mac == 6 * 5 * 16 * 12
+
+
+def test_a_model_without_weights_has_a_report_without_their_traffic(
+    run, nets, tmp_path
+):
+    assert run("energy_nets:relu") == 0
+    report = check_folder(tmp_path / "out", ("groups",))
+    assert report.total.cmp == 6 * 8
+
+
+def test_a_model_that_costs_nothing_is_told_so(run, nets, tmp_path, capsys):
+    assert run("energy_nets:flatten") == 2
+    error = capsys.readouterr().err
+    assert "flatten does nothing that is counted: it only moves values" in error
+
+
+def test_inputs_of_another_kind_are_named(run, nets, capsys):
+    assert run("energy_nets:named") == 2
+    assert "a function of the batch size" in (error := capsys.readouterr().err)
+    assert error.endswith("got dict\n")
+
+
+def test_a_console_that_cannot_show_everything_gets_all_files(
+    run, nets, tmp_path, monkeypatch
+):
+    console = TextIOWrapper(BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert run("energy_nets:net_and_images") == 0
+    console.flush()
+    assert b"Reports, rows and figures" in console.buffer.getvalue()
+    check_folder(tmp_path / "out", SPIKING_PICTURES)
+
+
+def test_all_files_are_written_before_anything_is_printed(
+    run, nets, example, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise UnicodeEncodeError("ascii", "·", 0, 1, "no such character")
+
+    monkeypatch.setattr(example.console, "print", fail)
+    given = ("--compare", "energy_nets:net", "--inputs", "energy_nets:images")
+    assert run("energy_nets:net", *given) == 2
+    check_folder(tmp_path / "out", SPIKING_PICTURES)
+    assert (tmp_path / "out" / "comparison.md").stat().st_size > 100
 
 
 def test_functions_are_found_in_the_working_directory(tmp_path, monkeypatch, capsys):
