@@ -242,18 +242,6 @@ def test_a_transformer_with_norms_of_the_same_names_is_a_teacher(student, config
     assert sbds.state.log_history[0]["features"] > 0
 
 
-def test_a_teacher_that_cannot_keep_texts_apart_is_refused(student, teacher, config):
-    other = llama()
-    row = {"input_ids": [1, 2, 3, 4], "seq_idx": [0, 0, 1, 1]}
-    rows = Dataset.from_list([row])
-    assert trainer(student, teacher, config(), rows).compute_loss(
-        student, collate([row])
-    )
-    sbds = trainer(student, other, config(), rows)
-    with pytest.raises(ValueError, match="a LlamaForCausalLM, would read on from one"):
-        sbds.compute_loss(student, collate([row]))
-
-
 def test_rows_of_a_data_set_reach_the_model_without_other_columns(
     student, teacher, config, rows
 ):
