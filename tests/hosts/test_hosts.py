@@ -364,3 +364,6 @@ def test_calibration_of_a_host_does_not_read_padding(name):
         calibrate(model, [{"input_ids": ids, "attention_mask": mask}])
         found.append([coder.v_threshold for _, coder in coders(model)])
     assert all(a.equal(b) for a, b in zip(*found, strict=True))
+    each_pair = torch.ones(3, 1, 12, 12)
+    with pytest.raises(ValueError, match=r"one number for each token .* 12, 12\) for"):
+        calibrate(make_spiking("Llama"), [{**tokens(3), "attention_mask": each_pair}])
