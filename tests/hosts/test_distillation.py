@@ -77,5 +77,5 @@ def test_a_host_whose_step_needs_numbers_is_not_estimated(tmp_path):
     step = objective("Jamba", tmp_path)
     for model in (step.student, step.teacher):
         model.set_experts_implementation("eager")
-    with pytest.raises(ValueError, match="memory of a JambaForCausalLM .* estimated"):
+    with pytest.raises(ValueError, match=r"memory of a JambaForCausalLM .* estimated"):
         estimate_memory(step, 8)
