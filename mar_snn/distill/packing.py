@@ -43,7 +43,8 @@ def pack(
             `collate` has no text predict the next one's first token.
 
     Raises:
-        ValueError: where the texts do not fill one row.
+        ValueError: where the texts do not fill one row, or the tokenizer has no
+            end-of-text token.
     """
 
     def cut(batch: Mapping[str, list[str]]) -> dict[str, list[list[int]]]:
@@ -80,7 +81,8 @@ class PackedStream(IterableDataset[Row]):
             last full row is dropped.
 
     Raises:
-        ValueError: while reading, where a worker has no text to read.
+        ValueError: while reading, where a worker has no text to read, or the tokenizer
+            has no end-of-text token.
     """
 
     def __init__(
@@ -136,6 +138,11 @@ class _Joined:
     """Tokens of texts that are not yet in a row, and the number of each one's text."""
 
     def __init__(self, tokenizer: Any) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no end-of-text token to write behind each text: set "
+                "its eos_token to one that the model knows"
+            )
         self.tokenizer = tokenizer
         self.ids: list[int] = []
         self.numbers: list[int] = []

@@ -40,6 +40,15 @@ def test_a_batch_has_its_inputs_for_labels():
     assert batch["input_ids"].tolist() == batch["labels"].tolist() == [[1, 2], [3, 4]]
 
 
+def test_a_tokenizer_without_an_end_of_text_is_refused():
+    endless = Letters()
+    endless.eos_token_id = None
+    with pytest.raises(ValueError, match="tokenizer has no end-of-text token to write"):
+        pack(texts("abc", "de"), endless, 4)
+    with pytest.raises(ValueError, match="tokenizer has no end-of-text token to write"):
+        next(iter(PackedStream(texts("a").to_iterable_dataset(), endless, 4)))
+
+
 def test_labels_of_a_row_are_kept_and_texts_and_padding_lose_theirs():
     rows = [
         {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]},
