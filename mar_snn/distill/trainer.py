@@ -16,7 +16,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mar_snn.distill.callbacks import InterruptCallback, TermsOnTheBar
-from mar_snn.distill.checkpoints import last_checkpoint, mark_incomplete
+from mar_snn.distill.checkpoints import last_checkpoint, mark_incomplete, only_run_in
 from mar_snn.distill.checks import (
     check_boundaries,
     check_given,
@@ -108,14 +108,18 @@ class SBDSTrainer(Trainer):
 
         Raises:
             TrainingInterrupted: after Ctrl-C, when the checkpoint is written.
-            ValueError: where there is no checkpoint to go on from.
+            ValueError: where there is no checkpoint to go on from, or another run
+                writes into the same folder.
         """
+        folder = self.args.output_dir
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_checkpoint(folder)
             if resume_from_checkpoint is None:
-                raise ValueError(f"no whole checkpoint in {self.args.output_dir}")
+                raise ValueError(f"no whole checkpoint in {folder}")
+        # the processes of one run are one
+        alone = only_run_in(folder) if self.is_world_process_zero() else nullcontext()
         attached = self.objective.attached()
-        with self._interrupt, attached, self._with_projections():
+        with alone, self._interrupt, attached, self._with_projections():
             result = super().train(resume_from_checkpoint, **kwargs)
         if self._interrupt.requested and self.state.global_step < self.state.max_steps:
             raise TrainingInterrupted(str(self._checkpoint()))

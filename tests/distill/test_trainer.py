@@ -207,6 +207,10 @@ def test_the_progress_bar_shows_the_terms(student, teacher, config, rows, capsys
         ({"teacher_dtype": "int8"}, "teacher_dtype must be one of None, float32"),
         ({"firing_rate_target": 0.0}, "firing_rate_target must be above zero, got 0.0"),
         ({"spiking_warmup_steps": -1}, "spiking_warmup_steps must not be negative"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no part in SBDS"),
+        ({"use_liger_kernel": True}, "its modules go around the coders: leave it out"),
+        ({"use_cache": True}, "use_cache has no part in SBDS, since rows are read at"),
+        ({"label_names": ["x"]}, r"label_names must have 'labels', .* got \['x'\]"),
     ],
 )
 def test_options_that_cannot_be_are_refused(config, options, sentence):
