@@ -175,7 +175,7 @@ def _grouped_product(a: Tensor, b: Tensor, offsets: Tensor | None) -> Tensor:
     PyTorch's own knows bfloat16 alone where there is no memory, and every dtype where
     there is.
     """
-    shape = (a.shape[-2], b.shape[-1])
+    shape: tuple[int, ...] = (a.shape[-2], b.shape[-1])
     if a.dim() == b.dim():
         count = len(a) if a.dim() == 3 or offsets is None else len(offsets)
         shape = (count, *shape)

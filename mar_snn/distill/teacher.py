@@ -4,7 +4,6 @@ import copy
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
@@ -16,7 +15,7 @@ from mar_snn.distill.features import blocks
 __all__ = ["load_teacher", "place_teacher"]
 
 
-def load_teacher(teacher: Any, student: nn.Module, args: SBDSConfig) -> Any:
+def load_teacher(teacher: Any, student: Any, args: SBDSConfig) -> Any:
     """The teacher, loaded where it is a name.
 
     A copy, where it has weights of the student: where it is the student, or the model

@@ -90,7 +90,7 @@ class SBDSTrainer(Trainer):
         )
         self._check_rows()
         self._terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
-        self._statistics = SpikeStatistics(model)
+        self._statistics = SpikeStatistics(self.model)
         self._needs_logits = False
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)

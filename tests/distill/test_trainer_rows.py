@@ -1,6 +1,7 @@
 """The rows that a trainer is given: boundaries, labels, padding, and bad ones."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import DataCollatorWithFlattening, default_data_collator
 
 from mar_snn.distill import SBDSTrainer
 from mar_snn.distill.data import collate
+from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.spiking import spikify
 from tests.distill.training import llama, trainer
 
@@ -149,6 +151,26 @@ def test_labels_that_cannot_be_predicted_are_not_counted_in_a_step(
     sbds.train()
     expected = (4 * parts[0] + 1 * parts[1]) / 5
     assert sbds.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_vocabulary_of_two_words_is_enough(config):
+    sizes = {"d_state": 4, "n_v_heads": 2, "n_qk_heads": 2}
+    teacher = LlambaForCausalLM(
+        LlambaConfig(
+            vocab_size=2,
+            d_model=16,
+            n_layer=1,
+            mlp_cfg={"intermediate_size": 24},
+            ssm_cfg=sizes,
+            pad_vocab_size_multiple=1,
+        )
+    )
+    rows = [{"input_ids": [0, 1, 1, 0]}]
+    student = spikify(copy.deepcopy(teacher))
+    for how in ("dense", "chunked"):
+        sbds = trainer(student, teacher, config(max_steps=1, logit_loss=how), rows)
+        sbds.train()
+        assert 0 < sbds.state.log_history[0]["loss"] < math.inf
 
 
 # ---- what cannot be
