@@ -7,7 +7,7 @@ spikes; a *slot* is the attribute of the block's module that holds the coder the
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from operator import index
@@ -31,6 +31,7 @@ __all__ = [
     "SpikingConfig",
     "calibrate",
     "coders",
+    "evaluating",
     "fill_slots",
     "projections",
     "spikify",
@@ -260,15 +261,17 @@ def calibrate(
     The activations are those of the dense model: while the batches pass, every coder
     hands on its input unchanged. The first pass finds each channel's largest value, the
     second the error of every candidate threshold, so memory does not grow with data.
-    A channel that is always zero keeps its threshold.
+    A channel that is always zero keeps its threshold. Where a batch has an
+    `attention_mask`, tokens that it masks do not count.
 
     Args:
-        model: a model with coders in its slots.
+        model: a model with coders in its slots; its modes are left as they were.
         batches: what `model(**batch)` takes; run through twice.
         candidates: thresholds tried per channel, evenly spaced in the logarithm.
 
     Raises:
-        ValueError: for a model without coders, no batch, or no candidate.
+        ValueError: for a model without coders, no batch, no candidate, or a mask that
+            does not say which tokens count.
     """
     found = dict(coders(model))
     batches = list(batches)
@@ -282,25 +285,50 @@ def calibrate(
             f"{len(batches)} batches and candidates={candidates}"
         )
     fits = {coder: _ThresholdFit(coder, candidates) for coder in found.values()}
-    training = model.training
-    model.eval()
     for look in (_ThresholdFit.see, _ThresholdFit.score):
-        with ExitStack() as hooks:
-            for coder, fit in fits.items():
-                hook = coder.register_forward_hook(_dense(partial(look, fit)))
-                hooks.callback(hook.remove)
-            for batch in batches:
+        for batch in batches:
+            with ExitStack() as hooks:
+                hooks.enter_context(evaluating(model))
+                for coder, fit in fits.items():
+                    hook = _dense(partial(look, fit), batch.get("attention_mask"))
+                    hooks.callback(coder.register_forward_hook(hook).remove)
                 model(**batch)
-    model.train(training)
     for fit in fits.values():
         fit.apply()
 
 
-def _dense(look: Callable[[Tensor], None]) -> Callable[..., Tensor]:
-    """A forward hook that looks at a coder's input and hands it on as the output."""
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules of a model in evaluation mode inside the block, then as they were."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _dense(
+    look: Callable[[Tensor], None], mask: Tensor | None
+) -> Callable[..., Tensor]:
+    """A forward hook that looks at a coder's input and hands it on as the output.
+
+    It looks at [tokens, channels], those left out where `mask` is 0.
+    """
 
     def hook(_coder: nn.Module, args: tuple[Tensor], _output: Tensor) -> Tensor:
-        look(args[0])
+        tokens = args[0].flatten(0, -2)
+        if mask is not None:
+            if mask.numel() != len(tokens):
+                raise ValueError(
+                    "attention_mask must have one number for each token that a coder "
+                    f"reads, got the shape {tuple(mask.shape)} for inputs of "
+                    f"{tuple(args[0].shape)}"
+                )
+            tokens = tokens[mask.flatten().to(tokens.device) != 0]
+        if len(tokens):
+            look(tokens)
         return args[0]
 
     return hook
@@ -328,17 +356,17 @@ class _ThresholdFit:
         full = self.largest / sum(self.coder.weights)
         return torch.where(full > 0, self.shares[:, None] * full, 1.0)
 
-    def see(self, x: Float[Tensor, "*batch channels"]) -> None:
+    def see(self, x: Float[Tensor, "tokens channels"]) -> None:
         """Remember each channel's largest absolute value."""
-        largest = x.abs().flatten(0, -2).amax(0).to(self.largest)
+        largest = x.abs().amax(0).to(self.largest)
         torch.maximum(self.largest, largest, out=self.largest)
 
-    def score(self, x: Float[Tensor, "*batch channels"]) -> None:
+    def score(self, x: Float[Tensor, "tokens channels"]) -> None:
         """Add what each candidate threshold loses of `x`."""
         wide = x.to(self.errors)
         for error, v_threshold in zip(self.errors, self.thresholds(), strict=True):
             residual = wide - self.coder.code(wide, v_threshold)
-            error += residual.square_().flatten(0, -2).sum(0)
+            error += residual.square_().sum(0)
 
     def apply(self) -> None:
         """Give the coder the thresholds with the least error."""

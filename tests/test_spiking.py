@@ -272,6 +272,44 @@ def test_calibration_leaves_no_hooks_and_the_mode_alone(model, batch):
     assert not any(coder._forward_hooks for _, coder in coders(model))
 
 
+@pytest.mark.parametrize("neuron", ["atmn", "lif"])
+def test_calibration_does_not_read_padding(model, batch, neuron):
+    lif = {"readout": "sum", "fire_ratio": 1.0, "gradient": "surrogate", "tau": 2.0}
+    spikify(model, SpikingConfig(neuron=neuron, **(lif if neuron == "lif" else {})))
+    model.requires_grad_(False).double()
+    calibrate(model, [batch])
+    expected = [coder.v_threshold.clone() for _, coder in coders(model)]
+    padding = torch.randint(1, 48, (3, 5))
+    padded = {
+        "input_ids": torch.cat([padding, batch["input_ids"]], 1),
+        "attention_mask": (torch.arange(45) >= 5).long().expand(3, -1),
+    }
+    calibrate(model, [padded])
+    found = [coder.v_threshold for _, coder in coders(model)]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_batch_that_raises_leaves_the_model_as_it_was(model, batch, error):
+    spikify(model.train())
+    model.backbone.layers[1].eval()
+    modes = [module.training for module in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+
+    def stop(*_):
+        raise error
+
+    handle = model.backbone.layers[2].register_forward_hook(stop)
+    with pytest.raises(error):
+        calibrate(model, [batch])
+    handle.remove()
+    assert [module.training for module in model.modules()] == modes
+    assert not any(coder._forward_hooks for _, coder in coders(model))
+    assert torch.is_grad_enabled()
+    for name, tensor in model.state_dict().items():
+        assert tensor.equal(before[name])
+
+
 def test_calibration_says_what_it_misses(model, batch):
     with pytest.raises(ValueError, match="has no coders to calibrate"):
         calibrate(model, [batch])

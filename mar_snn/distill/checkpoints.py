@@ -2,14 +2,48 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-__all__ = ["is_complete", "last_checkpoint", "mark_incomplete"]
+__all__ = ["is_complete", "last_checkpoint", "mark_incomplete", "only_run_in"]
 
 logger = logging.getLogger(__name__)
+
+#: Held by the run that writes into its folder; what starts with "_" goes to no hub.
+_LOCK = "_run.lock"
+
+
+@contextmanager
+def only_run_in(output_dir: str) -> Iterator[None]:
+    """No other run writes into a folder inside the block; a block in a block is free.
+
+    The lock is the process's own: it ends with it, however that ends. Of several
+    processes of one run, one should enter.
+
+    Raises:
+        ValueError: where another run writes into the folder.
+    """
+    folder = Path(output_dir)
+    lock = FileLock(folder / _LOCK, timeout=0, is_singleton=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another run writes into {output_dir}: wait for its end, or give this one "
+            "another output_dir"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        logger.warning("%s cannot be locked against a second run: %s", folder, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_complete(checkpoint: Path) -> bool:

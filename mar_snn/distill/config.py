@@ -19,6 +19,12 @@ _CHOICES = {
     "teacher_dtype": (None, "float32", "bfloat16", "float16"),
     "logit_loss": ("auto", "chunked", "dense"),
 }
+#: What transformers' trainer could do and SBDS would pass over in silence, and why.
+_NOT_OBEYED = {
+    "label_smoothing_factor": "the teacher's scores stand where labels would be smooth",
+    "use_cache": "rows are read at once",
+    "use_liger_kernel": "its modules go around the coders",
+}
 _NOT_NEGATIVE = (
     "alpha",
     "beta",
@@ -28,6 +34,8 @@ _NOT_NEGATIVE = (
     "spiking_warmup_steps",
     "teacher_forcing_steps",
 )
+#: Kinds of parallelism that cut rows: context and sequence.
+_PARTS = ("cp", "sp")
 _POSITIVE = ("temperature", "threshold_learning_rate", "firing_rate_target")
 
 
@@ -36,8 +44,9 @@ class SBDSConfig(TrainingArguments):
     """transformers' TrainingArguments and the weights of the SBDS loss.
 
     Raises:
-        ValueError: for a number out of range, an unknown choice, or reentrant gradient
-            checkpointing, under which hooks see the wrong graph.
+        ValueError: for a number out of range, an unknown choice, reentrant gradient
+            checkpointing, under which hooks see the wrong graph, or an option of
+            transformers that SBDS cannot obey.
     """
 
     # transformers reads these from the command line as JSON
@@ -161,6 +170,23 @@ class SBDSConfig(TrainingArguments):
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in _POSITIVE:
             self._require(name, lambda value: value > 0, "must be above zero")
+        for name, reason in _NOT_OBEYED.items():
+            if value := getattr(self, name, None):
+                raise ValueError(
+                    f"{name} has no part in SBDS, since {reason}: leave it out, got "
+                    f"{value!r}"
+                )
+        if "labels" not in (self.label_names or ["labels"]):
+            raise ValueError(
+                f"label_names must have 'labels', which say what counts, got "
+                f"{self.label_names!r}"
+            )
+        sizes = [getattr(self.parallelism_config, f"{kind}_size", 1) for kind in _PARTS]
+        if max(sizes) > 1:
+            raise ValueError(
+                "parallelism_config shares a row among processes, and a scan reads it "
+                f"from its start: set cp_size and sp_size to 1, got {sizes}"
+            )
         for name, choices in _CHOICES.items():
             known = ", ".join(str(choice) for choice in choices)
             self._require(name, choices.__contains__, f"must be one of {known}")

@@ -77,7 +77,7 @@ def _library_sources() -> Iterator[tuple[str, str]]:
         name = path.relative_to(root)
         generated = name.name.startswith("_sysconfigdata")
         if not generated and _SKIPPED.isdisjoint(name.parts):
-            yield name.as_posix(), path.read_text(encoding="utf-8", errors="replace")
+            yield name.as_posix(), path.read_text("utf-8-sig", errors="replace")
 
 
 def _help_topics() -> Iterator[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """How well a model predicts held-out text, and how near it stays to its teacher."""
 
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from mar_snn.distill.checks import check_boundaries
 from mar_snn.distill.data import collate
-from mar_snn.spiking import SITES
+from mar_snn.spiking import SITES, evaluating
 
 __all__ = ["alignment_error", "perplexity", "relative_distance"]
 
@@ -38,18 +38,28 @@ def perplexity(
         rows: packed rows (`mar_snn.distill.data.pack`).
         batch_size: rows evaluated at once.
         desc: what the progress bar says; None for no bar.
+
+    Raises:
+        ValueError: where no token has one before it, or the rows keep texts apart and
+            the model cannot.
     """
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     tokens = torch.zeros((), dtype=torch.long, device=model.device)
-    with _evaluating(model):
-        for inputs, labels in _batches(rows, batch_size, desc, model.device):
+    with evaluating(model):
+        for inputs, labels in _batches(rows, batch_size, desc, model):
             logits = model(**inputs, use_cache=False).logits[:, :-1]
             losses = F.cross_entropy(
                 logits.float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
             )
             total += losses.double().sum()
             tokens += (labels[:, 1:] != -100).sum()
-    return math.exp(total.item() / tokens.item())
+    if not tokens:
+        raise ValueError(
+            f"{len(rows)} rows hold no token that is predicted from one before it: "
+            "give longer rows, with labels other than -100"
+        )
+    # a diverged model's is infinite, which math.exp would not say
+    return (total / tokens).exp().item()
 
 
 def relative_distance(
@@ -86,19 +96,24 @@ def alignment_error(
     total = dict.fromkeys(SITES, 0.0)
     count = 0
     with (
-        _evaluating(student),
-        _evaluating(teacher),
+        evaluating(student),
+        evaluating(teacher),
         _projection_inputs(student) as ours,
         _projection_inputs(teacher) as theirs,
     ):
-        for inputs, labels in _batches(rows, batch_size, desc, student.device):
+        for inputs, _ in _batches(rows, batch_size, desc, student):
+            check_boundaries(inputs, teacher=teacher)
             for model in (student, teacher):
                 there = {k: v.to(model.device) for k, v in inputs.items()}
                 model(**there, use_cache=False)
+            real = inputs.get("attention_mask", inputs["input_ids"] + 1) != 0
             for (site, layer), x in ours.items():
                 wanted = theirs[site, layer].to(x.device)
-                total[site] += relative_distance(x.float(), wanted.float()).sum().item()
-            count += labels.numel() * len(student.backbone.layers)
+                distance = relative_distance(x.float(), wanted.float())
+                total[site] += distance[real].sum().item()
+            count += int(real.sum()) * len(student.backbone.layers)
+    if not count:
+        raise ValueError(f"{len(rows)} rows hold no token to compare the models at")
     return {site: error / count for site, error in total.items()}
 
 
@@ -119,26 +134,16 @@ def _projection_inputs(model: Any) -> Iterator[dict[tuple[str, int], Tensor]]:
         yield inputs
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and then as it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
 def _batches(
     rows: Dataset,
     batch_size: int,
     desc: str | None,
-    device: torch.device,
+    model: Any,
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """What a model takes, and the labels."""
     loader = DataLoader(rows, batch_size, collate_fn=collate)
     for batch in tqdm(loader, desc=desc, disable=desc is None):
-        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        check_boundaries(batch, model=model)
+        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
         labels = inputs.pop("labels")
         yield inputs, labels

@@ -28,15 +28,20 @@ FEATURE_POINTS = ("pre_norm", "post_norm", "both")
 
 
 def norms(model: nn.Module) -> dict[str, nn.Module]:
-    """The norms of a model by name: modules whose class says RMSNorm or LayerNorm.
+    """The norms of a model's residual stream by name.
+
+    These are modules whose class says RMSNorm or LayerNorm, without those that stand
+    beside projections inside of a block, such as the norms of queries and keys.
 
     Raises:
         ValueError: for a model without any.
     """
+    block_names = tuple(blocks(model))
     found = {
         name: module
         for name, module in model.named_modules()
         if type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+        and not _beside_projections(model, name.rpartition(".")[0], block_names)
     }
     if not found:
         raise ValueError(
@@ -44,6 +49,17 @@ def norms(model: nn.Module) -> dict[str, nn.Module]:
             "LayerNorm, so its features cannot be aligned; set feature_weight=0"
         )
     return found
+
+
+def _beside_projections(
+    model: nn.Module, holder: str, block_names: tuple[str, ...]
+) -> bool:
+    """Whether a module is a part of a block and multiplies with weights itself."""
+    inside = holder.startswith(tuple(f"{name}." for name in block_names))
+    return inside and any(
+        isinstance(child, nn.Linear | nn.Conv1d)
+        for child in model.get_submodule(holder).children()
+    )
 
 
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -293,5 +309,5 @@ class FeatureAlignment:
 
 def _width(norm: nn.Module) -> int:
     """How many features a norm scales; 0 where it has no weight."""
-    weight: Any = norm.weight
+    weight: Any = getattr(norm, "weight", None)
     return 0 if weight is None else weight.numel()

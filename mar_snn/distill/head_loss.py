@@ -4,7 +4,6 @@ There, and for some kinds of parallelism only there, the head's weight is whole,
 gradient takes the way that the wrapper of the model has prepared.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mar_snn.distill.checks import forward_takes
 from mar_snn.distill.heads import LogitTransform, logit_transform
 from mar_snn.distill.losses import BidirectionalKL
 
@@ -39,7 +39,7 @@ class HeadLoss:
             if transform is None:
                 self.obstacle = f"the {name}'s logits are not those of a linear head"
                 return
-            if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            if not forward_takes(model, "logits_to_keep"):
                 self.obstacle = f"the {name}'s forward takes no logits_to_keep"
                 return
             self._transforms[f"{name}_transform"] = transform

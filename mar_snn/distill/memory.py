@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 from torch._guards import detect_fake_mode
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Trainer
@@ -76,6 +76,10 @@ def estimate_memory(objective: Objective, length: int) -> MemoryEstimate:
         objective: of the trainer, or made from two models and an SBDSConfig; nothing
             may be attached to it.
         length: tokens of a row.
+
+    Raises:
+        ValueError: where a model asks for the numbers in a tensor, such as experts that
+            run one by one.
     """
     args = objective.args
     fake = detect_fake_mode([*objective.student.parameters()]) or FakeTensorMode()
@@ -100,9 +104,16 @@ def estimate_memory(objective: Objective, length: int) -> MemoryEstimate:
         with _LiveBytes() as live, twin.attached():
             # the second step finds the states of the optimizer there
             for _ in range(2):
-                with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                    loss = twin(student, {"input_ids": ids}, ids, tokens).loss
-                loss.backward()
+                try:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+                        loss = twin(student, {"input_ids": ids}, ids, tokens).loss
+                    loss.backward()
+                except RuntimeError as error:  # it asks for the numbers in a tensor
+                    raise ValueError(
+                        f"the memory of a {type(student).__name__} that a "
+                        f"{type(twin.teacher).__name__} teaches cannot be estimated: "
+                        f"its step needs tensors with memory: {error}"
+                    ) from error
                 optimizer.step()
                 optimizer.zero_grad()
     student_size = _size(student.parameters())
@@ -139,7 +150,12 @@ class _LiveBytes(TorchDispatchMode):
         # an operation that returns one of its arguments makes nothing
         for tensor in _tensors((args, kwargs)):
             self._known.add(tensor.untyped_storage())
-        results = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default and isinstance(
+            args[0], FakeTensor
+        ):
+            results = _grouped_product(*args[:3])
+        else:
+            results = func(*args, **(kwargs or {}))
         for tensor in _tensors(results):
             storage = tensor.untyped_storage()
             if storage not in self._known:
@@ -151,6 +167,19 @@ class _LiveBytes(TorchDispatchMode):
 
     def _free(self, size: int) -> None:
         self.now -= size
+
+
+def _grouped_product(a: Tensor, b: Tensor, offsets: Tensor | None) -> Tensor:
+    """The product of groups, without values: experts' outputs, or weights' gradients.
+
+    PyTorch's own knows bfloat16 alone where there is no memory, and every dtype where
+    there is.
+    """
+    shape: tuple[int, ...] = (a.shape[-2], b.shape[-1])
+    if a.dim() == b.dim():
+        count = len(a) if a.dim() == 3 or offsets is None else len(offsets)
+        shape = (count, *shape)
+    return a.new_empty(shape)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """What a student is trained for: the terms of SBDS for one batch of both models."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mar_snn.distill.checks import check_boundaries
 from mar_snn.distill.chunked import chunked_bidirectional_kl
 from mar_snn.distill.config import SBDSConfig
 from mar_snn.distill.features import FeatureAlignment
@@ -101,8 +101,6 @@ class Objective:
                 f"logit_loss='chunked' cannot be had: {self._heads.obstacle}; set it "
                 "to 'dense', or to 'auto', which takes what can be had"
             )
-        known = inspect.signature(teacher.forward).parameters
-        self._keeps_texts_apart = "seq_idx" in known
         self._attached = False
 
     @contextmanager
@@ -157,12 +155,7 @@ class Objective:
         self.clear()
         heads = None if needs_logits else self._heads_for(labels.numel())
         options = {"use_cache": False} | ({"logits_to_keep": 1} if heads else {})
-        if "seq_idx" in inputs and not self._keeps_texts_apart:
-            raise ValueError(
-                "the rows keep their texts apart by seq_idx, and the teacher, a "
-                f"{type(self.teacher).__name__}, would read on from one to the next: "
-                "pack them without boundaries"
-            )
+        check_boundaries(inputs, student=self.student, teacher=self.teacher)
         with torch.no_grad():
             device = self.teacher.device
             there = {name: value.to(device) for name, value in inputs.items()}

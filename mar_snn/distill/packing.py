@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 from datasets import IterableDataset as TextStream
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-__all__ = ["PackedStream", "collate", "pack"]
+__all__ = ["PackedStream", "collate", "counted_labels", "pack"]
 
 Row = dict[str, list[int]]
 
@@ -42,7 +43,8 @@ def pack(
             `collate` has no text predict the next one's first token.
 
     Raises:
-        ValueError: where the texts do not fill one row.
+        ValueError: where the texts do not fill one row, or the tokenizer has no
+            end-of-text token.
     """
 
     def cut(batch: Mapping[str, list[str]]) -> dict[str, list[list[int]]]:
@@ -79,7 +81,8 @@ class PackedStream(IterableDataset[Row]):
             last full row is dropped.
 
     Raises:
-        ValueError: while reading, where a worker has no text to read.
+        ValueError: while reading, where a worker has no text to read, or the tokenizer
+            has no end-of-text token.
     """
 
     def __init__(
@@ -135,6 +138,11 @@ class _Joined:
     """Tokens of texts that are not yet in a row, and the number of each one's text."""
 
     def __init__(self, tokenizer: Any) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no end-of-text token to write behind each text: set "
+                "its eos_token to one that the model knows"
+            )
         self.tokenizer = tokenizer
         self.ids: list[int] = []
         self.numbers: list[int] = []
@@ -163,17 +171,56 @@ class _Joined:
         del self.ids[:full], self.numbers[:full]
 
 
-def collate(rows: Iterable[Mapping[str, list[int]]]) -> dict[str, Tensor]:
-    """A batch of packed rows: `input_ids` and the same as `labels`; models shift.
+#: What `collate` takes of a row.
+_COLUMNS = ("input_ids", "labels", "attention_mask", "seq_idx")
 
-    Rows with `seq_idx` keep it, and the first token of each further text has the label
-    -100: nothing before it belongs to it.
+
+def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """A batch of rows of one length: `input_ids` and `labels`; models shift.
+
+    Labels that rows bring are kept, -100 for what is not trained on; otherwise every
+    token is its own label. So are `attention_mask` and `seq_idx`, whose padding and
+    first tokens of further texts have the label -100: see `counted_labels`.
+
+    Raises:
+        ValueError: where the rows have different columns or lengths, or no tokens.
     """
     rows = list(rows)
-    ids = torch.tensor([row["input_ids"] for row in rows])
-    if "seq_idx" not in rows[0]:
-        return {"input_ids": ids, "labels": ids}
-    seq_idx = torch.tensor([row["seq_idx"] for row in rows])
-    starts = seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0
-    labels = ids.masked_fill(starts, -100)
-    return {"input_ids": ids, "labels": labels, "seq_idx": seq_idx}
+    names = [n for n in _COLUMNS if any(row.get(n) is not None for row in rows)]
+    for number, row in enumerate(rows):
+        missing = [n for n in names or _COLUMNS[:1] if row.get(n) is None]
+        if "input_ids" not in names or missing:
+            raise ValueError(
+                f"row {number} of a batch has no {' or '.join(missing)}, only "
+                f"{', '.join(row) or 'nothing'}: rows need input_ids, such as those of "
+                "mar_snn.distill.data.pack, and all of them the same columns"
+            )
+    lengths = {len(row[name]) for row in rows for name in names}
+    if len(lengths) > 1:
+        raise ValueError(
+            "the rows of a batch and their columns must be of one length, got "
+            f"{', '.join(map(str, sorted(lengths)))}: pack them "
+            "(mar_snn.distill.data.pack), or pad them, with attention_mask 0 there"
+        )
+    batch = {n: torch.stack([torch.as_tensor(row[n]) for row in rows]) for n in names}
+    batch.setdefault("labels", batch["input_ids"])
+    return batch | {"labels": counted_labels(batch)}
+
+
+def counted_labels(batch: Mapping[str, Tensor]) -> Int[Tensor, "batch length"]:
+    """The labels of a batch, -100 where no token of the same text comes before.
+
+    These are padding, the first token behind it, and, where `seq_idx` changes, the
+    first token of each further text.
+    """
+    labels = batch["labels"]
+    for name in ("seq_idx", "attention_mask"):
+        numbers = batch.get(name)
+        # a mask for each pair of tokens does not say which of them are padding
+        if numbers is None or numbers.shape != labels.shape:
+            continue
+        uncounted = numbers.diff(dim=1, prepend=numbers[:, :1]) != 0
+        if name == "attention_mask":
+            uncounted |= numbers == 0
+        labels = labels.masked_fill(uncounted, -100)
+    return labels

@@ -5,8 +5,11 @@ Parquet; the first two also gzipped. A record that cannot be read is handed on a
 error that it is, so that the caller decides whether it is fatal.
 """
 
+import codecs
+import glob
 import gzip
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,12 +17,15 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-from datasets import load_dataset_builder
+from datasets.data_files import DataFilesDict, DataFilesList, get_data_patterns
 
 __all__ = ["FORMATS", "find_files", "read_records"]
 
+logger = logging.getLogger(__name__)
+
 #: Endings of files that can be read.
 FORMATS = (".json", ".jsonl", ".txt", ".parquet")
+_ENDINGS = f"{', '.join(FORMATS)} (or .gz after it)"
 _BATCH = 1000
 
 #: A record, or why there is none.
@@ -33,19 +39,37 @@ def find_files(path: Path) -> dict[str, list[str]]:
         ValueError: where there is no file, or one has another format.
     """
     if path.is_file():
-        splits = {"train": [str(path)]}
-    else:
-        try:
-            builder = load_dataset_builder(str(path))
-        except (FileNotFoundError, ValueError) as error:
-            raise ValueError(f"{path} holds no data: {error}") from error
-        splits = {str(k): list(v) for k, v in builder.config.data_files.items()}
-    for file in (Path(name) for names in splits.values() for name in names):
-        if _suffix(file) not in FORMATS:
-            raise ValueError(
-                f"--train_data must end in {', '.join(FORMATS)} (or .gz after it), "
-                f"got {file.name}"
-            )
+        if _suffix(path) not in FORMATS:
+            raise ValueError(f"--train_data must end in {_ENDINGS}, got {path.name}")
+        return {"train": [str(path)]}
+    base = glob.escape(str(path.absolute()))  # a name may have brackets
+    try:
+        named = DataFilesDict.from_local_or_remote(get_data_patterns(base), base)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} holds no data: there is no file in it") from error
+    splits: dict[str, list[str]] = {}
+    for split, names in named.items():
+        if readable := [name for name in names if _suffix(Path(name)) in FORMATS]:
+            splits[str(split)] = readable
+    everything = DataFilesList.from_local_or_remote(["**"], base)
+    left = sorted({*everything}.difference(*splits.values()))
+    unnamed = [name for name in left if _suffix(Path(name)) in FORMATS]
+    if unnamed and "train" not in splits:  # some name another split, these name none
+        splits = {"train": unnamed, **splits}
+        left = [name for name in left if name not in unnamed]
+    if not splits:
+        others = ", ".join(Path(name).name for name in left)
+        raise ValueError(
+            f"{path} holds no data: no file in it ends in {_ENDINGS}, only {others}"
+        )
+    if left:
+        names = [str(Path(name).relative_to(path.absolute())) for name in left]
+        logger.warning(
+            "%s: not read, since their names are of no split that is or of no format "
+            "that can be: %s",
+            path,
+            ", ".join(names),
+        )
     return splits
 
 
@@ -82,9 +106,17 @@ def _open(path: Path) -> Any:
 def _starts_an_array(path: Path) -> bool:
     with _open(path) as file:
         try:
-            return file.read(64).lstrip().startswith(b"[")
+            return _without_mark(file.read(64)).lstrip().startswith(b"[")
         except (EOFError, OSError, zlib.error):
             return False  # reading the lines will say so
+
+
+def _without_mark(raw: bytes) -> bytes:
+    """Without the U+FEFF that some programs write first: files are joined, so anywhere.
+
+    It says that what follows is UTF-8, and is no part of a text.
+    """
+    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def _parsed(found: Any, parse: Callable[[Any], dict[str, Any]]) -> Record:
@@ -102,7 +134,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | ValueError]]:
     number = 0
     with _open(path) as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number, raw in enumerate(file, 1):
+                line = _without_mark(raw)
                 if line.strip():
                     yield number, line
         except (EOFError, OSError, zlib.error) as error:
@@ -127,7 +160,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
     """Of a file that is one JSON array, which has to be read at once."""
     try:
         with _open(path) as file:
-            yield from enumerate(json.loads(file.read().decode()))
+            yield from enumerate(json.loads(_without_mark(file.read()).decode()))
     except (EOFError, OSError, zlib.error, ValueError, RecursionError) as error:
         yield 0, ValueError(f"cannot be read: {error}")
 

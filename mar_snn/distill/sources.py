@@ -103,6 +103,9 @@ def parse_sources(
 ) -> list[Source]:
     """Sources from a command line: `path`, `path=weight`, or "paper" (its mixture).
 
+    A word that is a path as a whole is that path, as in `year=2024`; the path before
+    its last "=" is then meant by another spelling of the number, as in `year=2024.0`.
+
     Raises:
         ValueError: where a weight is not above zero.
     """
@@ -113,9 +116,12 @@ def parse_sources(
             weight = float(number)
         except ValueError:
             equals = ""
-        if word == "paper":
+        whole = Path(word).exists()
+        if whole and (word == "paper" or (equals and Path(path).exists())):
+            logger.warning("%s is read as the path of that name, which exists", word)
+        if word == "paper" and not whole:
             sources += PAPER_MIXTURE
-        elif equals:
+        elif equals and not whole:
             sources.append(Source(path, weight, column, completion_column))
         else:
             sources.append(Source(word, 1.0, column, completion_column))

@@ -6,25 +6,29 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
+from mar_snn.distill.checks import check_causal
 from mar_snn.distill.config import SBDSConfig
 from mar_snn.distill.features import blocks
 
 __all__ = ["load_teacher", "place_teacher"]
 
 
-def load_teacher(
-    teacher: PreTrainedModel | str, student: PreTrainedModel, args: SBDSConfig
-) -> PreTrainedModel:
-    """The teacher, loaded where it is a name, and a copy where it is the student."""
+def load_teacher(teacher: Any, student: Any, args: SBDSConfig) -> Any:
+    """The teacher, loaded where it is a name.
+
+    A copy, where it has weights of the student: where it is the student, or the model
+    that the student's adapters were put into.
+    """
     if isinstance(teacher, str):
         teacher = AutoModelForCausalLM.from_pretrained(
             teacher, dtype=args.teacher_dtype or "auto"
         )
-    elif teacher is student:
-        teacher = copy.deepcopy(teacher)
-    return teacher
+    check_causal(teacher, "teacher")
+    trained = {*map(id, student.parameters())}
+    shared = any(id(parameter) in trained for parameter in teacher.parameters())
+    return copy.deepcopy(teacher) if shared else teacher
 
 
 def place_teacher(teacher: Any, args: SBDSConfig) -> Any:

@@ -14,6 +14,8 @@ PLAIN = (
     "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}"
     "{{ '\n\n' if not loop.last }}{% endfor %}"
 )
+#: What a file of UTF-8 may begin with, and a text that was read from one: no character.
+MARK = "\ufeff"
 #: ShareGPT's names of who speaks; others are kept.
 _ROLES = {"human": "user", "gpt": "assistant"}
 
@@ -54,10 +56,10 @@ def text_of(
             f"column {column!r} must hold a text or messages, got "
             f"{type(value).__name__}"
         )
-    if not value.strip():
+    if not value.strip().strip(MARK):
         raise ValueError(f"column {column!r} is empty")
     value.encode()  # a lone surrogate, which JSON can hold, is no character
-    return value
+    return value.removeprefix(MARK)
 
 
 def _column(record: Mapping[str, Any], column: str) -> Any:
@@ -85,6 +87,7 @@ def read_messages(turns: list[Any]) -> Messages:
                 f"got {str(found)[:80]}"
             )
         role, content = (turn[name] for name in names)
+        content = content.removeprefix(MARK)
         messages.append({"role": _ROLES.get(role, role), "content": content})
     if not messages:
         raise ValueError("there are no messages")

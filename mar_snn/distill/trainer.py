@@ -1,8 +1,8 @@
 """SBDSTrainer: distils a spiking student from its dense teacher (arXiv 2601.21503)."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,20 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mar_snn.distill.callbacks import InterruptCallback, TermsOnTheBar
-from mar_snn.distill.checkpoints import last_checkpoint, mark_incomplete
-from mar_snn.distill.config import SBDSConfig
+from mar_snn.distill.checkpoints import last_checkpoint, mark_incomplete, only_run_in
+from mar_snn.distill.checks import (
+    check_boundaries,
+    check_given,
+    first_row,
+    forward_takes,
+)
 from mar_snn.distill.objective import Objective
+from mar_snn.distill.packing import collate, counted_labels
 from mar_snn.distill.sites import SpikeStatistics
 from mar_snn.distill.teacher import load_teacher, place_teacher
 from mar_snn.neurons.spikes import listen_to_spikes
@@ -51,12 +57,14 @@ class SBDSTrainer(Trainer):
         teacher_model: the teacher, or the name or folder of one; evaluated without
             gradients, once a batch, never saved. Where it is the student itself it is
             copied.
-        args: the training arguments and the weights of the loss.
-        kwargs: what transformers.Trainer takes.
+        args: an SBDSConfig: the training arguments and the weights of the loss.
+        kwargs: what transformers.Trainer takes; `data_collator` is `collate` where it
+            is not given.
 
     Raises:
         ValueError: where the vocabularies, the blocks or the norms of the two models
-            do not fit.
+            do not fit, the rows keep their texts apart and a model cannot, or what is
+            given would not be obeyed.
     """
 
     # the loss is a sum over tokens divided by the count of the accumulated batch
@@ -64,11 +72,14 @@ class SBDSTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        teacher_model: PreTrainedModel | str,
-        args: SBDSConfig,
+        model: nn.Module | None,
+        teacher_model: nn.Module | str,
+        args: TrainingArguments | None,
         **kwargs: Any,
     ) -> None:
+        args = check_given(model, args, **kwargs)
+        if kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = collate
         teacher = load_teacher(teacher_model, model, args)
         super().__init__(model=model, args=args, **kwargs)
         # the terms of the loss stand for a token each, whatever the model's own loss
@@ -77,8 +88,9 @@ class SBDSTrainer(Trainer):
         self.objective = Objective(
             model, self.teacher_model, args, self.processing_class
         )
+        self._check_rows()
         self._terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
-        self._statistics = SpikeStatistics(model)
+        self._statistics = SpikeStatistics(self.model)
         self._needs_logits = False
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
@@ -96,18 +108,28 @@ class SBDSTrainer(Trainer):
 
         Raises:
             TrainingInterrupted: after Ctrl-C, when the checkpoint is written.
-            ValueError: where there is no checkpoint to go on from.
+            ValueError: where there is no checkpoint to go on from, or another run
+                writes into the same folder.
         """
+        folder = self.args.output_dir
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_checkpoint(folder)
             if resume_from_checkpoint is None:
-                raise ValueError(f"no whole checkpoint in {self.args.output_dir}")
+                raise ValueError(f"no whole checkpoint in {folder}")
+        # the processes of one run are one
+        alone = only_run_in(folder) if self.is_world_process_zero() else nullcontext()
         attached = self.objective.attached()
-        with self._interrupt, attached, self._with_projections():
+        with alone, self._interrupt, attached, self._with_projections():
             result = super().train(resume_from_checkpoint, **kwargs)
         if self._interrupt.requested and self.state.global_step < self.state.max_steps:
             raise TrainingInterrupted(str(self._checkpoint()))
         return result
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], *args: Any
+    ) -> tuple[list[Any], Any]:
+        """What Trainer gets; labels that cannot be predicted are not counted."""
+        return super().get_batch_samples(map(_counted, epoch_iterator), *args)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of one batch, behind its backward pass."""
@@ -140,7 +162,7 @@ class SBDSTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The SBDS loss, divided by the tokens that count in the accumulated batch."""
-        inputs = dict(inputs)
+        inputs = _counted(inputs)
         labels = F.pad(inputs.pop("labels"), (0, 1), value=-100)[:, 1:]
         counted = (labels != -100).sum()
         num_items = counted if num_items_in_batch is None else num_items_in_batch
@@ -207,6 +229,33 @@ class SBDSTrainer(Trainer):
                 logs["spiking_sites"] = self.objective.warmup.share
         super().log(logs, start_time)
 
+    def _check_rows(self) -> None:
+        """Refuse data sets that hold no row or texts that a model would not part."""
+        models = {"student": self.model, "teacher": self.teacher_model}
+        all_part = all(forward_takes(model, "seq_idx") for model in models.values())
+        others = self.eval_dataset
+        others = others if isinstance(others, dict) else {"": others}
+        for rows in (self.train_dataset, *others.values()):
+            if rows is None or (all_part and not hasattr(rows, "__len__")):
+                continue  # a stream is not read without need
+            if hasattr(rows, "__len__") and not len(rows):
+                raise ValueError("a data set to train or evaluate on holds no row")
+            names = getattr(rows, "column_names", None) or ()
+            row = dict.fromkeys(names) if "seq_idx" in names else first_row(rows)
+            check_boundaries(row, **models)
+            collator = self._get_collator_with_removed_columns(self.data_collator)
+            # two, for a collator may join rows; one that wants others is asked by the
+            # first batch
+            with suppress(Exception), torch.random.fork_rng(devices=[]):
+                row = collator([row, row]) if row else {}
+            check_boundaries(row, **models)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        # never taken away unread: the objective says why it cannot be
+        if "seq_idx" not in self._signature_columns:
+            self._signature_columns.append("seq_idx")
+
     def _add_term(self, name: str, total: Tensor, count: Tensor) -> None:
         """Add to a running mean, on the device: nothing waits for a number here."""
         pair = torch.stack([total.double(), count.double()])
@@ -263,6 +312,16 @@ class SBDSTrainer(Trainer):
         path = Path(resume_from_checkpoint) / f"{_PROJECTIONS}.safetensors"
         if path.is_file():
             self.model.load_state_dict(load_file(path), strict=False)
+
+
+def _counted(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch whose labels are those of `counted_labels`."""
+    if "labels" not in batch:
+        raise ValueError(
+            f"a batch has no labels, only {', '.join(batch) or 'nothing'}: the data "
+            "collator must make them, as mar_snn.distill.data.collate does"
+        )
+    return {**batch, "labels": counted_labels(batch)}
 
 
 def _is_threshold(name: str) -> bool:

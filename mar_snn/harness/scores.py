@@ -128,7 +128,10 @@ def _token_perplexity(samples: Sequence[Mapping[str, Any]], lm: MarLM) -> float:
     texts = [row["arguments"][0][0] for row in samples]
     tokens = sum(len(lm.tok_encode(text)) for text in texts)
     log_likelihood = sum(row["filtered_resps"][0] for row in samples)
-    return math.exp(-log_likelihood / tokens)
+    if not tokens:
+        raise ValueError(f"{len(texts)} documents hold no token to be perplexed by")
+    with np.errstate(over="ignore"):  # that of a diverged model is infinite
+        return float(np.exp(-log_likelihood / tokens))
 
 
 def average(scores: Mapping[str, Score]) -> tuple[float, float | None] | None:

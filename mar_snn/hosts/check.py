@@ -71,7 +71,10 @@ def _inputs(model: Any, takes: Mapping[str, Any]) -> Tensor:
         # neighbours differ, and so do tokens
         return (7.0 * ramp).sin().view(1, _TOKENS, -1).to(linear.weight.dtype)
     if "input_ids" in takes or hasattr(model, "get_input_embeddings"):
-        return torch.arange(1, _TOKENS + 1, device=device)[None]
+        ids = torch.arange(1, _TOKENS + 1, device=device)[None]
+        embedding = getattr(model, "get_input_embeddings", lambda: None)()
+        # of a vocabulary of fewer words, some come again
+        return ids % getattr(embedding, "num_embeddings", _TOKENS + 1)
     raise ValueError(
         f"{type(model).__name__} takes no input_ids, so its coders cannot be checked: "
         "pass the whole model, or a single module that has a plan"

@@ -3,12 +3,15 @@
 import copy
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from transformers import Trainer, TrainerState
 
 from mar_snn.distill import SBDSTrainer, last_checkpoint
+from mar_snn.distill.checkpoints import only_run_in
 from mar_snn.distill.data import collate
 
 
@@ -104,3 +107,40 @@ def test_nothing_to_resume_from_is_an_error(student, teacher, config, rows):
     )
     with pytest.raises(ValueError, match="no whole checkpoint in"):
         sbds.train(resume_from_checkpoint=True)
+
+
+#: Another process that writes into the folder until it is killed.
+OTHER_RUN = """
+import sys
+from mar_snn.distill.checkpoints import only_run_in
+with only_run_in(sys.argv[1]):
+    print("running", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_run_is_kept_out_of_a_folder_until_the_first_has_died(
+    student, teacher, config, rows, tmp_path
+):
+    def train() -> None:
+        SBDSTrainer(student, teacher, config(max_steps=1), train_dataset=rows).train()
+
+    command = [sys.executable, "-c", OTHER_RUN, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline() == "running\n"
+        with pytest.raises(ValueError, match=f"another run writes into {tmp_path}: w"):
+            train()
+        other.kill()
+    train()
+    # whoever writes results beside the trainer's holds the folder for longer
+    with only_run_in(str(tmp_path)):
+        train()
+        train()
+
+
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    with only_run_in(str(tmp_path / "file" / "folder")):
+        pass
+    assert "cannot be locked against a second run" in caplog.text

@@ -40,6 +40,50 @@ def test_a_batch_has_its_inputs_for_labels():
     assert batch["input_ids"].tolist() == batch["labels"].tolist() == [[1, 2], [3, 4]]
 
 
+def test_a_tokenizer_without_an_end_of_text_is_refused():
+    endless = Letters()
+    endless.eos_token_id = None
+    with pytest.raises(ValueError, match="tokenizer has no end-of-text token to write"):
+        pack(texts("abc", "de"), endless, 4)
+    with pytest.raises(ValueError, match="tokenizer has no end-of-text token to write"):
+        next(iter(PackedStream(texts("a").to_iterable_dataset(), endless, 4)))
+
+
+def test_labels_of_a_row_are_kept_and_texts_and_padding_lose_theirs():
+    rows = [
+        {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]},
+        {"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]},
+    ]
+    assert collate(rows)["labels"].tolist() == [[-100, -100, 3, 4], [5, 6, 7, 8]]
+    apart = [row | {"seq_idx": [0, 1, 1, 2]} for row in rows]
+    labels = [[-100, -100, 3, -100], [5, -100, 7, -100]]
+    assert collate(apart)["labels"].tolist() == labels
+    masks = [[0, 0, 1, 1], [1, 1, 1, 0]]
+    padded = [r | {"attention_mask": m} for r, m in zip(rows, masks, strict=True)]
+    batch = collate(padded)
+    assert batch["attention_mask"].tolist() == masks
+    # nothing but padding comes before token 3
+    labels = [[-100, -100, -100, 4], [5, 6, 7, -100]]
+    assert batch["labels"].tolist() == labels
+    # columns of tensors, and those without a value
+    tensors = [{"input_ids": torch.tensor([1, 2]), "labels": None}]
+    assert collate(tensors)["labels"].tolist() == [[1, 2]]
+
+
+def test_rows_that_make_no_batch_are_refused():
+    one = {"input_ids": [1, 2]}
+    with pytest.raises(ValueError, match="be of one length, got 2, 3: pack them"):
+        collate([one, {"input_ids": [1, 2, 3]}])
+    with pytest.raises(
+        ValueError, match="row 1 of a batch has no labels, only input_i"
+    ):
+        collate([one | {"labels": [1, 2]}, one])
+    with pytest.raises(
+        ValueError, match="row 0 of a batch has no input_ids, only text"
+    ):
+        collate([{"text": "a"}])
+
+
 def test_an_end_that_the_text_has_already_is_not_doubled():
     # "`" is the letter before "a": token 0
     rows = pack(texts("ab`", "c"), Letters(), 5)

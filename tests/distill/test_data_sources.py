@@ -82,6 +82,53 @@ def test_a_folder_is_read_with_its_splits(tmp_path, streaming):
 
 
 @BOTH
+def test_a_folder_is_read_whatever_formats_it_mixes(tmp_path, streaming, caplog):
+    folder = tmp_path / "data [v2] *"  # no pattern, but a name
+    folder.mkdir()
+    write_lines(folder / "x.jsonl", {"text": "a"})
+    write_lines(folder / "y.txt.gz", "b")
+    write_parquet(folder / "z.parquet", text=["c"])
+    write_lines(folder / "README.md", "no text")
+    assert read(Source(str(folder)), streaming=streaming) == ["a", "b", "c"]
+    assert not caplog.records
+    # what some files name, the others are trained on
+    write_lines(folder / "validation.txt", "d")
+    train, heldout = read_source(Source(str(folder)), Reading(streaming=streaming))
+    assert [row["text"] for row in train] == ["a", "b", "c"]
+    assert [row["text"] for row in heldout] == ["d"]
+    write_lines(folder / "train.txt", "e")
+    write_lines(folder / "n.csv", "text")
+    assert read(Source(str(folder)), streaming=streaming) == ["e"]
+    (warning,) = caplog.messages
+    assert warning.endswith("can be: n.csv, x.jsonl, y.txt.gz, z.parquet")
+
+
+def test_a_folder_without_a_readable_file_is_refused(tmp_path):
+    write_lines(tmp_path / "n.csv", "text")
+    with pytest.raises(ValueError, match=r"holds no data: no file .*, only n\.csv"):
+        read(Source(str(tmp_path)))
+
+
+@BOTH
+def test_the_mark_that_a_file_begins_with_is_no_text(tmp_path, streaming):
+    mark = "\ufeff".encode()
+    line = json.dumps({"text": "a"}).encode()
+    lines = {
+        "a.txt": [mark + b"a", mark + b"b", mark],  # files that were joined
+        "a.txt.gz": [mark + b"a", b"b"],
+        "a.jsonl": [mark + line, mark + b'{"text": "\\ufeffb"}'],
+        "a.jsonl.gz": [mark + line, line.replace(b"a", b"b")],
+        "a.json": [mark + b"[" + line + b', {"text": "b"}]'],
+    }
+    for name, raw in lines.items():
+        path = write_lines(tmp_path / name, *raw)
+        assert read(Source(str(path)), streaming=streaming) == ["a", "b"]
+    path = write_parquet(tmp_path / "a.parquet", text=["\ufeffa", "b"])
+    assert read(Source(str(path)), streaming=streaming) == ["a", "b"]
+    assert read_messages([{"from": "gpt", "value": "\ufeffa"}])[0]["content"] == "a"
+
+
+@BOTH
 def test_a_saved_data_set_is_read(tmp_path, streaming):
     saved = DatasetDict(
         code=Dataset.from_dict({"text": ["a", "b"], "n": [1, 2]}),
@@ -335,6 +382,25 @@ def test_sources_are_read_from_a_command_line():
     ]
     assert all(source.columns == ["prompt", "answer"] for source in sources)
     assert parse_sources(["paper", "mine.txt"])[:-1] == list(PAPER_MIXTURE)
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    for name in ("year=2024", "paper"):
+        Path(name).mkdir()
+
+    def read(*words: str) -> list[tuple[str, float]]:
+        return [(s.path, s.weight) for s in parse_sources(words)]
+
+    assert read("year=2024") == [("year=2024", 1.0)]
+    assert not caplog.records
+    assert read("paper", "year=2024=0.5") == [("paper", 1.0), ("year=2024", 0.5)]
+    Path("year").mkdir()  # both could be meant
+    assert read("year=2024", "year=2024.0") == [("year=2024", 1.0), ("year", 2024.0)]
+    assert caplog.messages == [
+        f"{name} is read as the path of that name, which exists"
+        for name in ("paper", "year=2024")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import nn
 
 from mar_snn.distill.evaluation import alignment_error, perplexity, relative_distance
 from mar_snn.spiking import SITES, SpikingConfig, calibrate, spikify
+from tests.distill.training import llama
 
 
 def test_the_distance_is_relative_to_the_teacher():
@@ -81,6 +82,58 @@ def test_the_batch_size_changes_no_figure_and_the_mode_comes_back(
     assert perplexity(student, rows, batch_size=3, desc=None) == pytest.approx(
         perplexity(student, rows, batch_size=16, desc=None)
     )
+
+
+def test_padding_is_not_evaluated(student, teacher, rows):
+    """Two texts of 9 and 5 tokens, the second behind padding of other tokens."""
+    ids = rows[0]["input_ids"]
+    found = []
+    for padding in (3, 30):
+        padded = [
+            {"input_ids": ids[:9], "attention_mask": [1] * 9},
+            {"input_ids": [padding] * 4 + ids[:5], "attention_mask": [0] * 4 + [1] * 5},
+        ]
+        padded = Dataset.from_list(padded)
+        errors = alignment_error(student, teacher, padded, desc=None)
+        found.append((perplexity(student, padded, desc=None), errors))
+    assert found[0] == found[1]
+    each = [
+        math.log(perplexity(student, Dataset.from_list([{"input_ids": t}]), desc=None))
+        for t in (ids[:9], ids[:5])
+    ]
+    expected = (8 * each[0] + 4 * each[1]) / 12
+    assert math.log(found[0][0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_diverged_model_is_infinitely_perplexed(teacher, rows):
+    # the logits of the words are -1e4, 0, 1e4, ...: nearly every token costs 1e4 nats
+    hidden = teacher.backbone.final_layernorm
+    hidden.register_forward_hook(lambda _, args, out: torch.ones_like(out))
+    with torch.no_grad():
+        teacher.lm_head.weight[:] = 1e4 * torch.arange(40.0)[:, None]
+    assert perplexity(teacher, rows, desc=None) == math.inf
+    with torch.no_grad():
+        teacher.lm_head.weight[:] = math.nan
+    assert math.isnan(perplexity(teacher, rows, desc=None))
+
+
+def test_rows_without_a_token_to_predict_are_refused(teacher, rows):
+    sentence = "rows hold no token that is predicted from one before it"
+    single = Dataset.from_dict({"input_ids": [[1], [2]]})
+    unlabelled = Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[1, -100]]})
+    for none in (single, unlabelled, rows.select([])):
+        with pytest.raises(ValueError, match=f"{len(none)} {sentence}"):
+            perplexity(teacher, none, desc=None)
+    with pytest.raises(ValueError, match="0 rows hold no token to compare the models"):
+        alignment_error(teacher, teacher, rows.select([]), desc=None)
+
+
+def test_texts_that_a_model_cannot_keep_apart_are_not_evaluated():
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]], "seq_idx": [[0, 0, 1]]})
+    with pytest.raises(
+        ValueError, match="the model, a LlamaForCausalLM, would read on"
+    ):
+        perplexity(llama(), rows, desc=None)
 
 
 def test_no_hook_stays_behind(student, teacher, rows):

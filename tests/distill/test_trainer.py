@@ -207,6 +207,10 @@ def test_the_progress_bar_shows_the_terms(student, teacher, config, rows, capsys
         ({"teacher_dtype": "int8"}, "teacher_dtype must be one of None, float32"),
         ({"firing_rate_target": 0.0}, "firing_rate_target must be above zero, got 0.0"),
         ({"spiking_warmup_steps": -1}, "spiking_warmup_steps must not be negative"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no part in SBDS"),
+        ({"use_liger_kernel": True}, "its modules go around the coders: leave it out"),
+        ({"use_cache": True}, "use_cache has no part in SBDS, since rows are read at"),
+        ({"label_names": ["x"]}, r"label_names must have 'labels', .* got \['x'\]"),
     ],
 )
 def test_options_that_cannot_be_are_refused(config, options, sentence):
@@ -240,18 +244,6 @@ def test_a_transformer_with_norms_of_the_same_names_is_a_teacher(student, config
     sbds = trainer(student, other, config(max_steps=1), rows)
     sbds.train()
     assert sbds.state.log_history[0]["features"] > 0
-
-
-def test_a_teacher_that_cannot_keep_texts_apart_is_refused(student, teacher, config):
-    other = llama()
-    row = {"input_ids": [1, 2, 3, 4], "seq_idx": [0, 0, 1, 1]}
-    rows = Dataset.from_list([row])
-    assert trainer(student, teacher, config(), rows).compute_loss(
-        student, collate([row])
-    )
-    sbds = trainer(student, other, config(), rows)
-    with pytest.raises(ValueError, match="a LlamaForCausalLM, would read on from one"):
-        sbds.compute_loss(student, collate([row]))
 
 
 def test_rows_of_a_data_set_reach_the_model_without_other_columns(

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from mar_snn.distill.evaluation import perplexity
 from mar_snn.harness import MarLM, Score, average, difference, evaluate, load_tasks
+from mar_snn.harness.scores import _token_perplexity
 
 KINDS = ("dense", "spiking")
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "harness.py"
@@ -93,6 +94,17 @@ def test_perplexity_of_a_short_text_is_that_of_one_packed_row(kind, make_lm, tmp
     byte, word = (score.metrics[f"{unit}_perplexity"][0] for unit in ("byte", "word"))
     assert byte == pytest.approx(score.value, rel=1e-5)
     assert math.log(word) == pytest.approx(nats / 6, rel=1e-5)
+
+
+def test_the_perplexity_of_a_diverged_model_is_infinite():
+    lm = MarLM.__new__(MarLM)
+    lm.tok_encode = list  # a token for each letter
+    text = {"arguments": [("abcd",)], "filtered_resps": [-1e4]}
+    assert _token_perplexity([text], lm) == math.inf
+    assert math.isnan(_token_perplexity([text | {"filtered_resps": [math.nan]}], lm))
+    assert _token_perplexity([text | {"filtered_resps": [-4.0]}], lm) == math.e
+    with pytest.raises(ValueError, match="1 documents hold no token to be perplexed"):
+        _token_perplexity([text | {"arguments": [("",)]}], lm)
 
 
 def test_perplexity_of_a_long_text_is_that_of_rows_which_share_a_token(

@@ -350,3 +350,20 @@ def test_the_tiny_hosts_are_every_class_that_has_a_plan():
         for cls in [type(owner.module)]
     }
     assert set(plans._plans) - found == {"mamba_ssm.modules.mamba2_simple.Mamba2Simple"}
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mamba2", "NemotronH"])
+def test_calibration_of_a_host_does_not_read_padding(name):
+    """Whatever stands there, on either side or in a row of nothing else."""
+    mask = torch.ones(3, 12, dtype=torch.long)
+    mask[0, :4] = mask[1, 8:] = mask[2] = 0
+    found = []
+    for padding in (3, 40):
+        model = make_spiking(name)
+        ids = tokens(rows=3)["input_ids"].where(mask != 0, padding)
+        calibrate(model, [{"input_ids": ids, "attention_mask": mask}])
+        found.append([coder.v_threshold for _, coder in coders(model)])
+    assert all(a.equal(b) for a, b in zip(*found, strict=True))
+    each_pair = torch.ones(3, 1, 12, 12)
+    with pytest.raises(ValueError, match=r"one number for each token .* 12, 12\) for"):
+        calibrate(make_spiking("Llama"), [{**tokens(3), "attention_mask": each_pair}])
