@@ -16,7 +16,7 @@ import torch
 def make(**more):
     from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(int(os.environ.get("MAR_SNN_TEST_SEED", "0")))
     config = LlambaConfig(
         vocab_size=48,
         d_model=24,

@@ -16,7 +16,6 @@ KINDS = pytest.mark.parametrize("kind", [EventLinear, DenseLinear])
 
 @pytest.fixture
 def plain():
-    torch.manual_seed(1)
     return nn.Linear(20, 36)
 
 
