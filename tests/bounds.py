@@ -12,17 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def assert_sums(found: Tensor, exact: Tensor, magnitude: Tensor, terms: int) -> None:
+def assert_sums(
+    found: Tensor,
+    exact: Tensor,
+    magnitude: Tensor,
+    terms: int,
+    beside: Tensor | int = 0,
+) -> None:
     """Every entry is the sum of so many `terms`, whose sizes add up to `magnitude`.
 
-    The terms are added in float32, or in float64 where `found` is, and the sum is
-    rounded once to the dtype of `found`.
+    The terms are added in float32, or in float64 where `found` is. What has less bits
+    is rounded once, or twice where something is added to it that stood `beside`.
     """
     wide = torch.promote_types(found.dtype, torch.float32)
     exact, magnitude = exact.double(), magnitude.double()
     bound = 4 * terms**0.5 * torch.finfo(wide).eps * magnitude
     if found.dtype != wide:
-        bound += torch.finfo(found.dtype).eps * (exact.abs() + bound)
+        bound += torch.finfo(found.dtype).eps * (exact.abs() + bound + beside)
     _assert_within(found, exact, bound)
 
 
@@ -32,8 +38,10 @@ def assert_linear(
     """`found` is x Wᵀ + b."""
     operands = [None if t is None else t.detach().double() for t in (x, weight, bias)]
     sizes = [None if t is None else t.abs() for t in operands]
-    terms = weight.shape[1] + (bias is not None)
-    assert_sums(found, F.linear(*operands), F.linear(*sizes), terms)
+    terms, beside = weight.shape[1], 0
+    if bias is not None:
+        terms, beside = terms + 1, sizes[2]
+    assert_sums(found, F.linear(*operands), F.linear(*sizes), terms, beside)
 
 
 def assert_as_exact(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bounds import assert_linear
+from tests.bounds import assert_as_exact, assert_linear
 
 OF_NEURONS = Path(__file__).parents[1] / "neurons" / "test_triton_compile.py"
 
@@ -72,12 +72,13 @@ def test_the_weights_of_silent_inputs_are_never_read(triton_device, launch):
 def test_a_step_of_the_model_is_the_dense_step_on_a_gpu(model, weights):
     from mar_snn.sparse import optimize_for_decoding
 
-    model, ids = model.cuda().double(), torch.randint(1, 64, (1, 1), device="cuda")
+    model, ids = model.cuda(), torch.randint(1, 64, (1, 1), device="cuda")
     optimize_for_decoding(model, weights=weights, break_even=1.0)
     with torch.no_grad():
-        few = model(ids).logits
-        many = model(ids.expand(9, 1)).logits[:1]
-    torch.testing.assert_close(few, many, rtol=0, atol=1e-10)
+        few = model(ids).logits.cpu()
+        many = model(ids.expand(9, 1)).logits[:1].cpu()
+        exact = model.cpu().double()(ids.cpu()).logits
+    assert_as_exact([few], [many], [exact])
 
 
 # ---- compiled for GPUs that are not there
