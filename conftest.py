@@ -1,17 +1,21 @@
 """Every test starts from the same seed, and from memory that shows when it is read."""
 
 import os
+import random
 from typing import Any
 
 # no test needs a hub or a screen; set before the libraries read it
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np
 import pytest
 import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from torch.utils._device import _device_constructors
+
+from tests.seed import SEED
 
 # cached at its first call: that must see torch.empty itself, not the poisoned one
 _device_constructors()
@@ -31,7 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:
-    torch.manual_seed(0)
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  what libraries draw from
+    torch.manual_seed(SEED)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,10 @@
 import re
 from typing import Any
 
+from docutils.nodes import Element, SkipNode, math_block
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 from mar_snn import __version__
 
@@ -30,6 +33,20 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"mar-snn {release}"
+# written at build time, drawn by the browser itself: no script, no network
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["formulas.css"]
+
+
+def write_formula(writer: HTML5Translator, node: Element) -> None:
+    """Write MathML for a formula in a line or, in a block of its own, by itself."""
+    block = isinstance(node, math_block)
+    formula = tex2mathml(node.astext(), as_block=block)
+    # browsers draw nothing for it, and log q is no logq
+    formula = formula.replace("<mo>&ApplyFunction;</mo>", '<mspace width="0.17em"/>')
+    writer.body.append(f'<div class="formula">{formula}</div>' if block else formula)
+    raise SkipNode
 
 
 def read_as_markdown(
@@ -45,5 +62,6 @@ def read_as_markdown(
 
 
 def setup(app: Sphinx) -> None:
-    """Come before napoleon, which listens at priority 500."""
+    """Draw formulas; come before napoleon, which listens at priority 500."""
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.connect("autodoc-process-docstring", read_as_markdown, priority=400)

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.spiking import calibrate, spikify
+from tests.seed import SEED
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -122,7 +123,7 @@ def byte_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
 @pytest.fixture(scope="session")
 def llambas(tmp_path_factory, byte_tokenizer) -> dict[str, Path]:
     """Folders of a random Llamba whose tokens are bytes, "dense" and "spiking"."""
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     config = LlambaConfig(
         vocab_size=256,
         d_model=16,

@@ -14,6 +14,7 @@ from mar_snn import plots
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.neurons import listen_to_spikes
 from mar_snn.spiking import SITES, SpikingConfig, calibrate, spikify
+from tests.seed import SEED
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SIZES = {
@@ -25,7 +26,7 @@ SIZES = {
 
 
 def save(folder, tokenizer, spiking):
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     model = LlambaForCausalLM(LlambaConfig(vocab_size=256, **SIZES))
     if spiking is not None:
         spikify(model, spiking)

@@ -10,11 +10,12 @@ from mar_snn.distill import SBDSConfig
 from mar_snn.distill.data import apply_chat_template
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.spiking import calibrate, spikify
+from tests.seed import SEED
 
 
 @pytest.fixture
 def teacher() -> LlambaForCausalLM:
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     config = LlambaConfig(
         vocab_size=40,
         d_model=16,
@@ -28,7 +29,7 @@ def teacher() -> LlambaForCausalLM:
 
 @pytest.fixture
 def rows() -> Dataset:
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(SEED + 3)
     ids = torch.randint(1, 40, (16, 12), generator=generator)
     return Dataset.from_dict({"input_ids": ids.tolist()})
 

@@ -7,10 +7,11 @@ from torch import nn
 from mar_snn.energy import SpikeOpCounter
 from mar_snn.neurons import ATMNCoder
 from mar_snn.sparse import DenseLinear, EventLinear
+from tests.seed import SEED
 
 
 def network(bias=False):
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     return nn.Sequential(ATMNCoder(6, time_steps=2), nn.Linear(6, 10, bias=bias))
 
 

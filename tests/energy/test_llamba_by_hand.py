@@ -13,6 +13,7 @@ from mar_snn.llamba.modeling_llamba import LlambaForCausalLM
 from mar_snn.llamba.scan import CPU_CHUNK
 from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.spiking import SpikingConfig
+from tests.seed import SEED
 
 BATCH, LENGTH, LAYERS = 2, 7, 2
 TOKENS = BATCH * LENGTH
@@ -26,7 +27,7 @@ T = 3
 
 
 def tiny_llamba(*, bias=False, spiking=None):
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     model = LlambaForCausalLM(
         LlambaConfig(
             vocab_size=VOCABULARY,

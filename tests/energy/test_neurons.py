@@ -11,6 +11,7 @@ from mar_snn.neurons.atmn import ATMNNode
 from mar_snn.neurons.coder import ATMNCoder
 from mar_snn.neurons.lif_coder import LIFCoder
 from mar_snn.neurons.ops import atmn_code, atmn_multi_step
+from tests.seed import SEED
 
 
 def fresh(node):
@@ -154,7 +155,7 @@ def test_counting_a_coder_changes_neither_its_value_nor_its_gradient():
     coder = ATMNCoder(5, time_steps=4)
     results = []
     for counting in (False, True):
-        torch.manual_seed(0)
+        torch.manual_seed(SEED)
         x = torch.randn(3, 5, requires_grad=True)
         if counting:
             with SpikeOpCounter(coder):

@@ -66,7 +66,6 @@ def test_a_spiking_host_is_distilled_from_the_dense_one(name, tmp_path):
 
 
 def adapted(model, names):
-    torch.manual_seed(2)
     how = LoraConfig(r=2, target_modules=names, init_lora_weights=False)
     return get_peft_model(model, how).eval()
 
@@ -134,7 +133,6 @@ def test_the_counter_sees_the_spikes_of_each_projection():
 
 def test_generation_may_be_sampled_and_searched_and_padded():
     model = make_spiking("Bamba")
-    torch.manual_seed(0)
     prompt = tokens()["input_ids"]
     how = {"max_new_tokens": 4, "eos_token_id": None}
     assert model.generate(prompt, do_sample=True, **how).shape == (2, 16)

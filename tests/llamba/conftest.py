@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
+from tests.seed import SEED
 
 
 @pytest.fixture
@@ -21,7 +22,6 @@ def config() -> LlambaConfig:
 @pytest.fixture
 def model(config: LlambaConfig) -> LlambaForCausalLM:
     """A model whose every parameter matters: none is at its start value."""
-    torch.manual_seed(0)
     model = LlambaForCausalLM(config).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -31,4 +31,4 @@ def model(config: LlambaConfig) -> LlambaForCausalLM:
 
 @pytest.fixture
 def ids() -> torch.Tensor:
-    return torch.randint(1, 48, (2, 71), generator=torch.Generator().manual_seed(1))
+    return torch.randint(1, 48, (2, 71), generator=torch.Generator().manual_seed(SEED))

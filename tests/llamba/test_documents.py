@@ -16,6 +16,7 @@ from mar_snn.llamba.scan import (
     ssd_sequential,
 )
 from mar_snn.spiking import SpikingConfig, spikify
+from tests.bounds import assert_as_exact
 
 Q = CPU_CHUNK
 #: Documents of one token, shorter than the convolution, of chunks, across chunks.
@@ -201,23 +202,27 @@ def gradients(model: LlambaForCausalLM, logits: list[Tensor]) -> list[Tensor]:
     return [p.grad.clone() for p in model.parameters()]
 
 
+def alone(model: LlambaForCausalLM, ids: Tensor, lengths: tuple[int, ...]):
+    """Logits of each document by itself, and every gradient."""
+    logits = [model(part, use_cache=False).logits for part in documents(ids, lengths)]
+    return torch.cat(logits, dim=1), *gradients(model, logits)
+
+
+def packed(model: LlambaForCausalLM, ids: Tensor, lengths: tuple[int, ...]):
+    """The same of all documents in one row."""
+    logits = model(ids, seq_idx=numbered(lengths), use_cache=False).logits
+    return logits, *gradients(model, [logits])
+
+
 @pytest.mark.parametrize("lengths", LENGTHS)
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)]
-)
-def test_a_packed_row_is_its_documents_with_every_gradient(
-    model, lengths, dtype, tolerance
-):
-    model.to(dtype)
+def test_a_packed_row_is_its_documents_with_every_gradient(model, lengths):
     ids = torch.randint(1, 48, (1, sum(lengths)))
-    alone = [model(part, use_cache=False).logits for part in documents(ids, lengths)]
-    packed = model(ids, seq_idx=numbered(lengths), use_cache=False).logits
-    results = [packed, *gradients(model, [packed])]
-    expected = [torch.cat(alone, dim=1), *gradients(model, alone)]
-    for result, wanted in zip(results, expected, strict=True):
-        # sums over up to 170 tokens: relative to the largest entry
-        bound = tolerance * max(1.0, wanted.abs().max().item())
+    exact, found = alone(model, ids, lengths), packed(model, ids, lengths)
+    for result, wanted in zip(found, exact, strict=True):
+        bound = 1e-10 * max(1.0, wanted.abs().max().item())
         torch.testing.assert_close(result, wanted, rtol=0, atol=bound)
+    model.float()
+    assert_as_exact(packed(model, ids, lengths), alone(model, ids, lengths), exact)
 
 
 def test_without_boundaries_a_row_of_several_documents_is_another(model):

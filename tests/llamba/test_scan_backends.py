@@ -28,6 +28,7 @@ from mar_snn.llamba.scan_backends import (
     fla_scan,
     mamba_ssm_scan,
 )
+from tests.bounds import assert_as_exact
 
 CALLS: list[str] = []
 
@@ -272,21 +273,26 @@ def test_kernels_called_as_documented_are_the_recurrence_with_every_gradient(
     if documents:
         seq_idx = torch.tensor([[3] * 4 + [4] + [5] * 80, [3] * 85])[:, :length]
     results = []
-    for form in (ssd_sequential, kernel):
-        y, state = form(**p, seq_idx=seq_idx)
+    for form, dtype in (
+        (kernel, torch.float32),
+        (ssd_sequential, torch.float32),
+        (ssd_sequential, torch.float64),
+    ):
+        leaves = {name: t.detach().to(dtype).requires_grad_() for name, t in p.items()}
+        y, state = form(**leaves, seq_idx=seq_idx)
         loss = (y * y.detach().cos()).sum() + (state * state.detach().sin()).sum()
-        results.append((y, state, *torch.autograd.grad(loss, tuple(p.values()))))
-    for result, expected in zip(results[1], results[0], strict=True):
-        bound = 1e-5 * max(1.0, expected.abs().max().item())
-        torch.testing.assert_close(result, expected, rtol=0, atol=bound)
+        gradients = torch.autograd.grad(loss, tuple(leaves.values()))
+        results.append((y, state, *gradients))
+    assert_as_exact(*results)
 
 
 def test_without_a_state_kernels_start_from_zero(packages):
     p = problem(7, 4)
     del p["state"]
     expected = ssd_sequential(**p)
+    exact = ssd_sequential(**{name: t.double() for name, t in p.items()})
     for kernel in (fla_scan, mamba_ssm_scan):
-        torch.testing.assert_close(kernel(**p), expected, rtol=0, atol=1e-5)
+        assert_as_exact(kernel(**p), expected, exact)
 
 
 def test_fla_runs_its_recurrence_where_that_is_faster_and_its_chunks_elsewhere(
@@ -318,14 +324,14 @@ def test_a_decay_of_nearly_one_divides_by_no_zero(packages):
 def test_a_model_scans_and_generates_with_the_kernels(
     packages, model, ids, backend, monkeypatch
 ):
-    model.float()
-    expected = model(ids, use_cache=False).logits
+    exact = model(ids, use_cache=False).logits
+    expected = model.float()(ids, use_cache=False).logits
     written = model.generate(ids, max_new_tokens=5, do_sample=False)
     monkeypatch.setattr(scan_backends, "_obstacle", lambda *_: "")
     for layer in model.backbone.layers:
         layer.mixer.scan.backend = backend
     logits = model(ids, use_cache=False).logits
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert_as_exact([logits], [expected], [exact])
     assert model.generate(ids, max_new_tokens=5, do_sample=False).equal(written)
     assert ("mamba_ssm" in CALLS) == (backend == "mamba_ssm")
 

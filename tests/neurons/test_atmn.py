@@ -251,7 +251,6 @@ def test_v_seq_of_single_steps_grows_until_reset():
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 )
 def test_single_steps_and_one_multi_step_call_agree_to_the_bit(dtype):
-    torch.manual_seed(0)
     x_seq = torch.randn(6, 3, 5).to(dtype)
     single, multi = ATMNNode(1.7, 0.9), ATMNNode(1.7, 0.9, step_mode="m")
     spikes = torch.stack([single(x) for x in x_seq])

@@ -8,12 +8,13 @@ from spikingjelly.activation_based import functional, surrogate
 
 from mar_snn.neurons import ATMNCoder, ATMNNode, listen_to_spikes
 from mar_snn.neurons.reference import atmn_code
+from tests.seed import SEED
 
 LEAKS = [(0.5, 2 / 3), (0.5, 1.0), (1.0, 1.0), (2.0, 0.9), (1.3, 0.5)]
 
 
 def coder_with_thresholds(num_channels=7, **settings):
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     coder = ATMNCoder(num_channels, **settings)
     coder.neuron.v_threshold = torch.rand(num_channels) + 0.3
     return coder
@@ -194,7 +195,6 @@ def test_the_threshold_gradient_sums_over_everything_but_its_channel():
 
 
 def test_the_threshold_learns_to_fit_the_values():
-    torch.manual_seed(0)
     x = torch.randn(4096, 1) * 5
     coder = ATMNCoder(1)
     optimiser = torch.optim.SGD(coder.parameters(), lr=0.3)

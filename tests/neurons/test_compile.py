@@ -103,7 +103,7 @@ def check_the_environment():
 
 
 def main():
-    torch.manual_seed(0)
+    torch.manual_seed(int(os.environ.get("MAR_SNN_TEST_SEED", "0")))
     # "auto" leaves the equations to the compiler on a CPU, "torch" is our operation
     cases = itertools.product(("eager", "aot_eager"), ("auto", "torch"))
     for backend, kernels in cases:

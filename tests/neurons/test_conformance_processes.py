@@ -11,6 +11,7 @@ and the test of that check and neuron raises it here.
 import builtins
 import copy
 import json
+import os
 import subprocess
 import sys
 import traceback
@@ -93,7 +94,7 @@ def check_print(make: Make) -> None:
 
 
 def small_net(make: Make) -> nn.Sequential:
-    torch.manual_seed(0)
+    torch.manual_seed(int(os.environ.get("MAR_SNN_TEST_SEED", "0")))
     return nn.Sequential(nn.Linear(4, CHANNELS), make(step_mode="m"))
 
 

@@ -5,12 +5,13 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 
 from mar_snn.neurons import LIFCoder, listen_to_spikes
+from tests.seed import SEED
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 def coder_with_thresholds(num_channels=7, **settings):
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     coder = LIFCoder(num_channels, **settings)
     coder.v_threshold = torch.rand(num_channels) + 0.3
     return coder

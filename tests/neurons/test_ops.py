@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 from mar_snn.neurons import ATMNNode, backends, ops, reference, torch_kernels
 from mar_snn.neurons.reference import membrane_dtype, readout_weights
 from mar_snn.neurons.surrogate import KERNEL_SURROGATES
+from tests.seed import SEED
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LAYOUTS = {
@@ -35,7 +36,7 @@ def compare_multi_step(x_seq, v, v_threshold, **how):
     inputs = [t.detach().requires_grad_() for t in (x_seq, v, v_threshold)]
     twins = []
     for run in (reference.atmn_multi_step, ops.atmn_multi_step):
-        torch.manual_seed(1)
+        torch.manual_seed(SEED)
         outputs = [out for out in run(*inputs, **how) if out is not None]
         loss = sum((out.double() * torch.randn(out.shape)).sum() for out in outputs)
         twins.append((outputs, torch.autograd.grad(loss, inputs)))

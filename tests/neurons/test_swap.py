@@ -57,7 +57,6 @@ def test_a_decayed_input_is_folded_into_the_threshold():
     ids=lambda node: type(node).__name__,
 )
 def test_positive_spikes_are_identical_while_nothing_falls_below_minus_v(node):
-    torch.manual_seed(0)
     x_seq = torch.rand(12, 3, 7) * 1.4 - 0.1
     model = nn.Sequential(copy.deepcopy(node))
     functional.set_step_mode(model, "m")
@@ -246,7 +245,6 @@ def test_reset_net_finds_the_new_nodes():
 
 
 def test_a_swapped_model_trains():
-    torch.manual_seed(0)
     model = nn.Sequential(layer.Linear(5, 3), neuron.LIFNode(**SOFT))
     functional.set_step_mode(model, "m")
     replace_neurons(model)

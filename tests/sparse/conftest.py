@@ -11,7 +11,6 @@ from mar_snn.spiking import SpikingConfig, calibrate, spikify
 
 @pytest.fixture
 def dense():
-    torch.manual_seed(0)
     config = LlambaConfig(
         vocab_size=64,
         d_model=24,

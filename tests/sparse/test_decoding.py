@@ -20,6 +20,7 @@ from mar_snn.sparse import (
     optimize_for_decoding,
 )
 from mar_snn.spiking import coders, projections
+from tests.bounds import assert_linear
 
 #: measuring takes time, and another answer on each machine
 ALWAYS = {"break_even": 1.0}
@@ -43,32 +44,54 @@ def test_every_projection_behind_a_coder_reads_by_input(model):
     assert not modules(model, nn.Linear)
 
 
-def test_the_logits_of_steps_and_of_whole_texts_stay(model, ids, where):
+def step_by_step(model, ids):
+    cache, steps = None, []
+    for token in ids.unbind(1):
+        out = model(token[:, None], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        steps.append(out.logits)
+    return torch.cat(steps, 1)
+
+
+def test_the_logits_of_steps_and_of_whole_texts_stay(model, ids):
     with torch.no_grad():
-        expected = model(ids).logits
-    optimize_for_decoding(model, **ALWAYS)
+        expected = model.double()(ids).logits
+        optimize_for_decoding(model, **ALWAYS)
+        for found in (model(ids).logits, step_by_step(model, ids)):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("weights", ["same", "int8"])
+def test_every_product_of_a_step_is_that_of_its_weights(model, ids, where, weights):
+    optimize_for_decoding(model, weights=weights, head=weights, **ALWAYS)
+    checked = []
+
+    def check(linear, args, y):
+        assert_linear(y, args[0], linear.dense_weight(torch.float64), linear.bias)
+        checked.append(linear)
+
+    for module in model.modules():
+        if isinstance(module, EventLinear | DenseLinear):
+            module.register_forward_hook(check)
     with torch.no_grad():
-        torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=1e-5)
-        cache, steps = None, []
-        for token in ids.unbind(1):
-            out = model(token[:, None], past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            steps.append(out.logits)
-    torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=0, atol=1e-4)
+        step_by_step(model, ids[:, :3])
+    assert len(checked) == 3 * (2 * 5 + 1)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"weights": "int8"}])
-def test_generation_gives_the_same_tokens(model, ids, where, options):
+def test_generation_gives_the_same_tokens(model, ids, options):
     options = dict(options)
     weights = options.pop("weights", "same")
     options |= {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    other = copy.deepcopy(model)
+    other = copy.deepcopy(model.double())
     plan = optimize_for_decoding(model, weights=weights, **ALWAYS)
     assert plan.weights == weights
     if weights == "int8":  # the tokens of the rounded weights, multiplied by PyTorch
         for name, linear, _ in projections(model):
             with torch.no_grad():
-                other.get_submodule(name).weight.copy_(linear.dense_weight(torch.float))
+                other.get_submodule(name).weight.copy_(
+                    linear.dense_weight(torch.float64)
+                )
     assert torch.equal(model.generate(ids, **options), other.generate(ids, **options))
 
 
@@ -130,17 +153,17 @@ def test_an_int8_head_is_near_the_head(model, ids):
     assert 0 < error < 0.02
 
 
-def test_a_model_of_the_same_precision_can_still_be_saved(model, ids, tmp_path):
-    with torch.no_grad():
-        expected = model(ids).logits
-        optimize_for_decoding(model, **ALWAYS)
-        model.save_pretrained(tmp_path)
-        again = AutoModelForCausalLM.from_pretrained(tmp_path)
-        torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=1e-5)
+def test_a_model_of_the_same_precision_can_still_be_saved(model, tmp_path):
+    before = copy.deepcopy(model.state_dict())
+    optimize_for_decoding(model, **ALWAYS)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert again.keys() == before.keys()
+    assert all(again[name].equal(tensor) for name, tensor in before.items())
 
 
 def test_thresholds_that_change_later_are_followed(model, ids):
-    optimize_for_decoding(model, **ALWAYS)
+    optimize_for_decoding(model.double(), **ALWAYS)
     other = copy.deepcopy(model)
     for each in (model, other):
         for _, coder in coders(each):
@@ -149,7 +172,7 @@ def test_thresholds_that_change_later_are_followed(model, ids):
         steps = model(ids[:, :1]).logits
         # ten times the same row are many: a dense product
         many = other(ids[:, :1].expand(10, 1)).logits[:1]
-    torch.testing.assert_close(steps, many, rtol=0, atol=1e-5)
+    torch.testing.assert_close(steps, many, rtol=0, atol=1e-10)
 
 
 def test_the_plan_has_a_line_for_each_shape(model):
@@ -307,7 +330,7 @@ def test_a_backend_that_the_environment_names_stays(model, monkeypatch):
 
 def test_a_model_without_a_head_is_optimized_too(model, ids):
     with torch.no_grad():
-        expected = model.backbone(ids[:, :1]).last_hidden_state
+        expected = model.double().backbone(ids[:, :1]).last_hidden_state
         optimize_for_decoding(model.backbone, **ALWAYS)
         found = model.backbone(ids[:, :1]).last_hidden_state
     torch.testing.assert_close(found, expected)

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from mar_snn.sparse import dense_linear, event_linear, kernels
 from mar_snn.sparse.kernels import dense_linear_reference, event_linear_reference
+from tests.bounds import assert_linear
 
 #: inputs, outputs: one, no multiple of anything, lines and remainders of lines
 SIZES = [(1, 1), (3, 5), (8, 16), (17, 64), (40, 100), (129, 131), (64, 257)]
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float64: 1e-12}
 
 
 def decoded(rows, inputs, density, dtype=torch.float32):
@@ -57,11 +57,9 @@ def test_reading_what_fired_is_the_dense_product(where, dtype, size, rows, densi
     weight = by_input(torch.randn(outputs, inputs, dtype=dtype))
     bias = torch.randn(outputs, dtype=dtype)
     x = decoded(rows, inputs, density, dtype)
-    exact = F.linear(x.double(), weight.double(), bias.double())
     for y in (event_linear(x, weight, bias), event_linear_reference(x, weight, bias)):
         assert y.dtype == dtype
-        bound = TOLERANCE[dtype] * max(1.0, float(exact.abs().max()))
-        torch.testing.assert_close(y.double(), exact, rtol=0, atol=bound)
+        assert_linear(y, x, weight, bias)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -72,18 +70,13 @@ def test_int8_products_are_those_of_the_rounded_weights(where, dtype, size, rows
     x = decoded(rows, inputs, 0.4, dtype)
     bias = torch.randn(outputs, dtype=dtype)
     weight, scale = rounded(torch.randn(outputs, inputs), axis=1)
-    exact = F.linear(x.double(), weight.double() * scale.double(), bias.double())
-    bound = TOLERANCE[dtype] * max(1.0, float(exact.abs().max()))
     for function in (event_linear, event_linear_reference):
         y = function(x, by_input(weight), bias, scale)
-        torch.testing.assert_close(y.double(), exact, rtol=0, atol=bound)
+        assert_linear(y, x, weight.double() * scale, bias)
     weight, scale = rounded(torch.randn(outputs, inputs), axis=0)
-    exact = x.double() @ (weight.double() * scale[:, None].double()).t()
-    exact += bias.double()
-    bound = TOLERANCE[dtype] * max(1.0, float(exact.abs().max()))
     for function in (dense_linear, dense_linear_reference):
         y = function(x, weight, bias, scale)
-        torch.testing.assert_close(y.double(), exact, rtol=0, atol=bound)
+        assert_linear(y, x, weight.double() * scale[:, None], bias)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -91,15 +84,14 @@ def test_int8_products_are_those_of_the_rounded_weights(where, dtype, size, rows
 def test_the_dense_product_is_nn_linears(where, dtype, size):
     inputs, outputs = size
     x, weight = torch.randn(2, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
-    exact = x.double() @ weight.double().t()
-    bound = TOLERANCE[dtype] * max(1.0, float(exact.abs().max()))
-    y = dense_linear(x, weight)
-    torch.testing.assert_close(y.double(), exact, rtol=0, atol=bound)
+    assert_linear(dense_linear(x, weight), x, weight)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("outputs", [5, 16, 100, 1000])
-def test_threads_share_the_outputs_and_change_no_bit(where, threads, outputs):
+def test_threads_share_the_outputs_and_change_no_bit(threads, outputs):
+    if why := native.obstacle():
+        pytest.skip(why)
     x, weight = decoded(1, 50, 0.5), by_input(torch.randn(outputs, 50))
     before = torch.get_num_threads()
     try:
@@ -135,6 +127,7 @@ def test_above_the_break_even_density_the_product_is_dense(where, monkeypatch, d
     weight, scale = torch.randn(20, 10), None
     if dtype == torch.int8:
         weight, scale = rounded(weight, axis=1)
+    exact = weight if scale is None else weight.double() * scale
     weight = by_input(weight)
     x = torch.zeros(1, 10)
     x[0, :5] = 1.0
@@ -147,22 +140,23 @@ def test_above_the_break_even_density_the_product_is_dense(where, monkeypatch, d
     assert not calls
     dense = event_linear(x, weight, None, scale, break_even=0.49)
     assert len(calls) == 1
-    torch.testing.assert_close(dense, sparse)
+    for y in (sparse, dense):
+        assert_linear(y, x, exact)
 
 
 def test_inputs_with_gaps_are_read_where_they_are(where):
     x, weight = decoded(3, 40, 0.5)[:, ::2], torch.randn(30, 20)
     for stored in (weight, by_input(weight)):
-        torch.testing.assert_close(event_linear(x, stored), F.linear(x, weight))
-        torch.testing.assert_close(dense_linear(x, stored), F.linear(x, weight))
+        assert_linear(event_linear(x, stored), x, weight)
+        assert_linear(dense_linear(x, stored), x, weight)
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 1, 7), (1, 2, 1, 7)])
 def test_rows_may_lie_along_any_axes(where, shape):
     x, weight = torch.randn(shape), torch.randn(5, 7)
-    y = event_linear(x, by_input(weight))
-    torch.testing.assert_close(y, F.linear(x, weight))
-    torch.testing.assert_close(dense_linear(x, weight), y)
+    for y in (event_linear(x, by_input(weight)), dense_linear(x, weight)):
+        assert y.shape == (*shape[:-1], 5)
+        assert_linear(y, x, weight)
 
 
 @pytest.mark.parametrize("name", ["event_linear", "dense_linear"])
@@ -209,7 +203,7 @@ def test_without_a_compiler_it_is_said_once_and_pytorch_runs(monkeypatch, caplog
     try:
         with caplog.at_level(logging.WARNING, "mar_snn.sparse.kernels"):
             for _ in range(3):
-                torch.testing.assert_close(event_linear(x, weight), F.linear(x, weight))
+                assert_linear(event_linear(x, weight), x, weight)
     finally:
         kernels._library.cache_clear()
     assert len(caplog.messages) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mar_snn.sparse.kernels import event_linear_reference
+from tests.bounds import assert_as_exact, assert_linear
 
 OF_NEURONS = Path(__file__).parents[1] / "neurons" / "test_triton_compile.py"
 
@@ -38,26 +38,23 @@ def test_every_size_and_dtype(triton_device, launch, dtype, inputs, outputs, row
     x = decoded(rows, inputs, 0.3, triton_device, dtype)
     weight = torch.randn(outputs, inputs, device=triton_device).to(dtype)
     bias = torch.randn(outputs, device=triton_device).to(dtype)
-    expected = event_linear_reference(x.double(), weight.double(), bias.double())
     y = launch(x, weight, bias, None)
     assert y.dtype == dtype
-    bound = (1e-5 if dtype == torch.float32 else 1e-2) * expected.abs().max().item()
-    torch.testing.assert_close(y.double(), expected, rtol=0, atol=bound)
+    assert_linear(y, x, weight, bias)
 
 
 def test_int8_rows_have_their_scale(triton_device, launch):
     x = decoded(2, 70, 0.5, triton_device)
     weight = torch.randint(-127, 128, (40, 70), device=triton_device).to(torch.int8)
     scale = torch.rand(70, device=triton_device)
-    y = launch(x, weight, None, scale)
-    torch.testing.assert_close(y, event_linear_reference(x, weight, None, scale))
+    assert_linear(launch(x, weight, None, scale), x.double() * scale, weight)
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0])
 def test_nothing_and_everything_fired(triton_device, launch, density):
     x = decoded(1, 100, density, triton_device)
     weight = torch.randn(300, 100, device=triton_device)
-    torch.testing.assert_close(launch(x, weight, None, None), x @ weight.t())
+    assert_linear(launch(x, weight, None, None), x, weight)
 
 
 def test_the_weights_of_silent_inputs_are_never_read(triton_device, launch):
@@ -78,9 +75,10 @@ def test_a_step_of_the_model_is_the_dense_step_on_a_gpu(model, weights):
     model, ids = model.cuda(), torch.randint(1, 64, (1, 1), device="cuda")
     optimize_for_decoding(model, weights=weights, break_even=1.0)
     with torch.no_grad():
-        few = model(ids).logits
-        many = model(ids.expand(9, 1)).logits[:1]
-    torch.testing.assert_close(few, many, rtol=0, atol=1e-4)
+        few = model(ids).logits.cpu()
+        many = model(ids.expand(9, 1)).logits[:1].cpu()
+        exact = model.cpu().double()(ids.cpu()).logits
+    assert_as_exact([few], [many], [exact])
 
 
 # ---- compiled for GPUs that are not there

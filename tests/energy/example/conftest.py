@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mar_snn.llamba import LlambaConfig, LlambaForCausalLM
 from mar_snn.spiking import SpikingConfig, spikify
+from tests.seed import SEED
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def example(load_example) -> ModuleType:
 def models(tmp_path_factory, byte_tokenizer) -> Path:
     """A folder with a random Llamba of bytes, and with its spiking copy."""
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     config = LlambaConfig(
         vocab_size=256,
         d_model=16,
