@@ -269,4 +269,6 @@ def _alike(known: Sequence[Known | None]) -> Known | None:
 
 def _of_number(number: int | float) -> str | None:
     # NaN marks memory that nobody has written to yet
-    return _ZEROS if number != number else {0: _ZEROS, 1: _BITS}.get(number)
+    if number == 0 or number != number:
+        return _ZEROS
+    return _BITS if number == 1 else None
