@@ -242,12 +242,14 @@ def _row_kernel(backend: str, device: torch.device) -> RowKernel:
         raise ValueError(
             f"backend must be one of 'auto', 'torch', 'triton', got {backend!r}"
         )
+    if (backend, device.type) == ("auto", "cpu"):
+        return compare_rows
     obstacle = available_backends(device)["triton"]
     if backend == "triton" and obstacle:
         raise RuntimeError(
             f"backend='triton' cannot run here: {obstacle}; use backend='auto'"
         )
-    if backend == "torch" or obstacle or (backend, device.type) == ("auto", "cpu"):
+    if backend == "torch" or obstacle:
         return compare_rows
     from mar_snn.distill.triton_divergences import compare_rows as fused
 

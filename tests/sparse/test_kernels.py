@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mar_snn.neurons import native
 from mar_snn.sparse import dense_linear, event_linear, kernels
 from mar_snn.sparse.kernels import dense_linear_reference, event_linear_reference
 from tests.bounds import assert_linear
