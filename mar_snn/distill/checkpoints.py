@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -43,6 +43,9 @@ def only_run_in(output_dir: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if lock.lock_counter == 1:  # who waits for the file sees that it is gone
+            with suppress(OSError):
+                (folder / _LOCK).unlink()
         lock.release()
 
 

@@ -56,8 +56,9 @@ def _beside_projections(
 ) -> bool:
     """Whether a module is a part of a block and multiplies with weights itself."""
     inside = holder.startswith(tuple(f"{name}." for name in block_names))
+    # adapters and quantized layers are no nn.Linear, and have its sizes
     return inside and any(
-        isinstance(child, nn.Linear | nn.Conv1d)
+        hasattr(child, "in_features")
         for child in model.get_submodule(holder).children()
     )
 

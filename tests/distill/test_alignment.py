@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -128,7 +129,8 @@ def test_a_student_of_fewer_blocks_follows_the_blocks_it_is_told():
         assert len(alignment.distances) == 3
 
 
-def test_norms_that_only_the_teacher_has_are_left_out():
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkp:FutureWarning")
+def test_norms_of_a_mixer_are_left_out():
     qwen = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=40,
@@ -149,8 +151,13 @@ def test_norms_that_only_the_teacher_has_are_left_out():
             "norm",
         )
     }
-    with pytest.raises(ValueError, match=r"has model\.layers\.0\.self_attn\.q_norm, L"):
-        norm_pairs(qwen, llamba(), {0: 0, 1: 1})
+    # those of queries and keys see no residual stream
+    back = norm_pairs(qwen, llamba(), {0: 0, 1: 1})
+    assert back == {other: name for name, other in pairs.items()}
+    adapted = get_peft_model(
+        copy.deepcopy(qwen), LoraConfig(target_modules="all-linear")
+    )
+    assert len(norm_pairs(adapted, qwen, {0: 0, 1: 1})) == 5
 
 
 def test_a_narrower_student_is_projected_to_the_width_of_its_teacher():

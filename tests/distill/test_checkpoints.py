@@ -137,6 +137,7 @@ def test_a_second_run_is_kept_out_of_a_folder_until_the_first_has_died(
     with only_run_in(str(tmp_path)):
         train()
         train()
+    assert not list(tmp_path.glob("_*"))
 
 
 def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, caplog):
