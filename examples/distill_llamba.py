@@ -12,6 +12,7 @@ import copy
 import math
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -33,7 +34,7 @@ from mar_snn.distill import (
     SBDSTrainer,
     last_checkpoint,
 )
-from mar_snn.distill.checkpoints import is_complete
+from mar_snn.distill.checkpoints import is_complete, only_run_in
 from mar_snn.distill.data import (
     PackedStream,
     Reading,
@@ -160,11 +161,20 @@ class TrainingArguments(SBDSConfig):
 @command.ended("before there was anything to resume from")
 def main() -> int:
     """Distil; 0 when done."""
-    start = time.monotonic()
     torch.set_flush_denormal(True)  # long decays would crawl through denormals
     with command.given_to_libraries():
         options, args = parse_arguments()
-        output = command.output_folder(args.output_dir)
+        command.output_folder(args.output_dir)
+    first = args.process_index == 0
+    with only_run_in(args.output_dir) if first else nullcontext():
+        distil(options, args)
+    return 0
+
+
+def distil(options: DistillArguments, args: TrainingArguments) -> None:
+    """Train, measure, and write all of it into the output folder."""
+    start, output = time.monotonic(), Path(args.output_dir)
+    with command.given_to_libraries():
         resume = checkpoint_to_resume(args)
         teacher, tokenizer = load_teacher(options, args.teacher_dtype)
         set_seed(args.seed)
@@ -226,7 +236,6 @@ def main() -> int:
         print(sentence, file=sys.stderr)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-    return 0
 
 
 def parse_arguments() -> tuple[DistillArguments, TrainingArguments]:

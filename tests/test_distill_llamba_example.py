@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -321,3 +322,23 @@ def test_a_teacher_that_spikes_already_is_refused(run, tmp_path, capsys):
     assert run(max_steps=1) == 0
     assert run(teacher=tmp_path / "out", output_dir=tmp_path / "again") == 2
     assert "spikes already" in capsys.readouterr().err
+
+
+def test_a_second_run_into_one_folder_changes_nothing_of_the_first(
+    run, tmp_path, capsys
+):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "metrics.json").write_text("of the first", encoding="utf-8")
+    code = (
+        "import sys; from mar_snn.distill.checkpoints import only_run_in\n"
+        "with only_run_in(sys.argv[1]): print('runs', flush=True); sys.stdin.read()"
+    )
+    first = [sys.executable, "-c", code, str(output)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(first, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "runs\n"
+        assert run() == 2
+        process.kill()
+    assert f"error: another run writes into {output}" in capsys.readouterr().err
+    assert (output / "metrics.json").read_text(encoding="utf-8") == "of the first"
