@@ -141,11 +141,11 @@ def make_dense(name: str, seed: int = _SEED) -> nn.Module:
 
 def make_spiking(name: str) -> nn.Module:
     """The host with calibrated coders at every site."""
-    return copy.deepcopy(_spiking(name))
+    return copy.deepcopy(_spiking(name, torch.get_default_dtype()))
 
 
 @cache
-def _spiking(name: str) -> nn.Module:
+def _spiking(name: str, _dtype: torch.dtype) -> nn.Module:
     model = make_dense(name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "these experts stay dense")

@@ -25,6 +25,18 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Tensors and modules of this test are float64, unless they say otherwise.
+
+    Sums in another order then differ by 1e-15, not by what would take a bound; and no
+    membrane comes so near to its threshold that a rounding decides over a spike.
+    """
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def load_example() -> Callable[[str], ModuleType]:
     """Import an example by its name, without running it."""

@@ -1,7 +1,6 @@
 """Ternary spikes, drawn where SpikingJelly's own picture shows half of them."""
 
 import inspect
-import time
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -176,13 +175,11 @@ def test_no_two_texts_lie_on_each_other(neurons):
     assert not overlaps
 
 
-def test_two_thousand_neurons_take_no_longer_than_a_moment():
+def test_two_thousand_neurons_are_a_few_artists():
     spikes = torch.randint(-1, 2, (100, 2000))
-    start = time.perf_counter()
     figure, _ = draw(spikes)
     figure.canvas.draw()
-    # one artist for each neuron would take a quarter of a minute
-    assert time.perf_counter() - start < 5
+    # one for each neuron would take a quarter of a minute
     assert sum(len(each.get_children()) for each in figure.axes) < 60
     assert not figure.axes[1].texts
 

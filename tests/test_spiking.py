@@ -236,6 +236,7 @@ def test_calibration_finds_the_least_squares_threshold_of_every_channel(model, b
         assert (fitted < 0.1 * torch.stack(others).amax(0)).all()
 
 
+@pytest.mark.usefixtures("float64")
 def test_calibration_over_two_batches_is_calibration_over_both_at_once(model, batch):
     spikify(model)
     other = copy.deepcopy(model)
@@ -320,6 +321,7 @@ def test_calibration_says_what_it_misses(model, batch):
         calibrate(model, [batch], candidates=0)
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_projection_of_the_decoded_value_is_the_sum_over_the_spike_planes(
     model, batch
 ):

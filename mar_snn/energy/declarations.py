@@ -192,9 +192,13 @@ def _bits(tensor: object) -> bool:
 
 def _evident(tensor: Tensor) -> str | None:
     """What a tensor holds by itself: a boolean one, or a number that torch wrapped."""
-    if type(tensor) is Tensor and tensor.dim() == 0 and tensor.device.type == "cpu":
+    if _is_number(tensor) and type(tensor) is Tensor and tensor.device.type == "cpu":
         return _of_number(tensor.item())
     return _BITS if _bits(tensor) else None
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.dim() == 0 and not _bits(tensor) and not tensor.is_complex()
 
 
 def _plane(known: Known | None, tensor: Tensor, step: int) -> Tensor:
@@ -246,8 +250,8 @@ def _joined(call: MoveCall, sources: Iterable[Known | None]) -> Known | None:
         return None
     if kind != "gate":
         return _alike(known)
-    if call.numbers:
-        return None
+    if call.numbers or any(_is_number(operand.tensor) for operand in call.operands):
+        return None  # a scale, even where it is 1
     if not trains:
         return _ZEROS if _ZEROS in known else _BITS
     several = [train for train in trains if train.readout != "unit"]

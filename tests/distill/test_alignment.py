@@ -44,6 +44,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("points", ["pre_norm", "post_norm", "both"])
 def test_distances_are_those_of_recorded_features(student, teacher, points):
     with record_features(student, points) as given:
@@ -64,6 +65,7 @@ def test_distances_are_those_of_recorded_features(student, teacher, points):
     torch.testing.assert_close(gradients(student), wanted_gradients)
 
 
+@pytest.mark.usefixtures("float64")
 def test_checkpointing_changes_no_gradient(student, teacher):
     found = []
     for checkpointing in (False, True):
@@ -160,6 +162,7 @@ def test_norms_of_a_mixer_are_left_out():
     assert len(norm_pairs(adapted, qwen, {0: 0, 1: 1})) == 5
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_narrower_student_is_projected_to_the_width_of_its_teacher():
     student, teacher = llamba(width=16), llama(width=24)
     alignment = FeatureAlignment(student, teacher)
@@ -186,6 +189,7 @@ def test_blocks_are_outermost():
     assert blocks(nn.Linear(2, 2)) == {}
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_forced_block_learns_from_the_teachers_input_alone(
     student, teacher, checkpointing

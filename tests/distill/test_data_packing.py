@@ -105,6 +105,7 @@ def test_the_first_token_of_a_text_has_no_label():
     assert batch["labels"].tolist() == [[1, 0, -100, 3, 4, 0, -100, -100, 0]]
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_packed_batch_keeps_the_texts_apart_in_the_model(teacher):
     rows = pack(texts("abcdefg", "hi", "jklmnopqrs"), Letters(), 20, boundaries=True)
     batch = collate(rows)

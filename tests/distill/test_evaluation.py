@@ -13,6 +13,7 @@ from mar_snn.spiking import SITES, SpikingConfig, calibrate, spikify
 from tests.distill.training import llama
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_distance_is_relative_to_the_teacher():
     student = torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 0.0], [3.0, 0.0]])
     teacher = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
@@ -39,6 +40,7 @@ class Scaled(nn.Module):
         return self.factor * x
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("factor", [0.5, 1.25])
 def test_a_slot_that_scales_its_input_is_off_by_what_it_adds(teacher, rows, factor):
     student = copy.deepcopy(teacher)
@@ -67,6 +69,7 @@ def test_every_site_sees_the_error_of_its_coders(teacher, rows):
         assert errors[site] > first.mean().item() / 2 > 0
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_batch_size_changes_no_figure_and_the_mode_comes_back(
     student, teacher, rows
 ):
@@ -142,6 +145,7 @@ def test_no_hook_stays_behind(student, teacher, rows):
         assert not any(m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_perplexity_of_a_model_without_an_opinion_is_its_vocabulary(teacher, rows):
     with torch.no_grad():
         teacher.lm_head.weight.zero_()
@@ -156,6 +160,7 @@ def test_only_a_named_bar_is_shown(teacher, rows, capsys):
     assert "Reading" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("float64")
 def test_texts_that_are_kept_apart_are_scored_one_by_one(teacher, rows):
     """Of two texts of 5 and 7 tokens in a row, the first tokens do not count."""
     ids = rows[0]["input_ids"]

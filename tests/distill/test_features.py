@@ -49,6 +49,7 @@ def test_no_hook_outlives_the_block(teacher):
     assert features == {}
 
 
+@pytest.mark.usefixtures("float64")
 def test_gradients_through_recorded_features_survive_checkpointing(student):
     ids = torch.tensor([[1, 2, 3, 4]])
     gradients = []

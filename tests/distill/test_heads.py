@@ -46,6 +46,7 @@ def what_the_head_gets(model, ids):
     return seen[0], logits
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", MODELS)
 def test_the_transform_of_a_model_is_found_and_gives_its_loss(name):
     if not hasattr(transformers, f"{name}Config"):

@@ -15,6 +15,7 @@ FORWARD = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
 REVERSE = 0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2)
 
 
+@pytest.mark.usefixtures("float64")
 def test_both_divergences_are_worked_by_hand():
     result = bidirectional_kl(logits(0.25, 0.75), logits(0.5, 0.5), alpha=0.2, beta=0.7)
     assert result.forward_kl.item() == pytest.approx(FORWARD)
@@ -60,6 +61,7 @@ def test_the_loss_is_exactly_zero_where_the_student_is_the_teacher():
     assert same.grad.eq(0).all()
 
 
+@pytest.mark.usefixtures("float64")
 def test_tokens_labelled_minus_100_do_not_count_whatever_they_hold():
     student, teacher = torch.randn(2, 3, 5, 8)
     labels = torch.zeros(3, 5, dtype=torch.long)
@@ -83,6 +85,7 @@ def test_nothing_to_learn_from_is_a_loss_of_zero():
     assert student.grad.eq(0).all()
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_trainer_divides_by_the_tokens_of_the_whole_batch():
     student, teacher = torch.randn(2, 10, 8)
     whole = bidirectional_kl(student, teacher).loss
@@ -144,6 +147,7 @@ TEACHER = [
 ]
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("distance", "expected"),
     [
@@ -157,6 +161,7 @@ def test_every_distance_of_features_is_worked_by_hand(distance, expected):
     assert result.item() == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("float64")
 def test_masked_tokens_have_no_features():
     mask = torch.tensor([True, False])
     result = feature_alignment(STUDENT, TEACHER, mask, distance="l2")
@@ -174,6 +179,7 @@ def test_equal_features_have_distance_and_gradient_zero(distance):
     assert same.grad.eq(0).all()
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_gradient_of_the_distance_points_from_teacher_to_student():
     student = torch.tensor([[3.0, 4.0]], requires_grad=True)
     teacher = torch.zeros(1, 2, requires_grad=True)

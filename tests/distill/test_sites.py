@@ -55,6 +55,7 @@ def test_sites_are_those_of_the_plan_whatever_the_module_is_called():
     }
 
 
+@pytest.mark.usefixtures("float64")
 def test_statistics_are_those_worked_out_by_hand():
     """Threshold 1, two steps of 1 and 1/2: 1.5 is ++, 1 is +0, 0.6 is 0+, 0.2 is 00."""
     block = Block()
@@ -155,6 +156,7 @@ def test_without_steps_nothing_is_held_back(student):
         assert student.train()(IDS).logits.equal(student.eval()(IDS).logits)
 
 
+@pytest.mark.usefixtures("float64")
 def test_rates_are_those_of_the_declared_spikes(student):
     rates, declared = FiringRates(student), []
     with rates.attached(), listen_to_spikes(declared.append):

@@ -27,6 +27,7 @@ from tests.distill.training import (
 )
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_loss_is_that_of_the_pure_functions(student, teacher, config, rows):
     sbds = trainer(student, teacher, config(), rows)
     batch = collate([rows[i] for i in range(3)])
@@ -42,6 +43,7 @@ def test_the_loss_is_that_of_the_pure_functions(student, teacher, config, rows):
     torch.testing.assert_close(loss, kl.loss + 0.25 * features)
 
 
+@pytest.mark.usefixtures("float64")
 def test_training_lowers_the_loss_and_logs_every_term(student, teacher, config, rows):
     before = copy.deepcopy(teacher.state_dict())
     args = config(max_steps=20, spike_logging_steps=3, learning_rate=2e-3)
@@ -90,6 +92,7 @@ def gradient_after_one_step(student, teacher, args, rows, collator) -> dict:
     return gradients
 
 
+@pytest.mark.usefixtures("float64")
 def test_accumulated_batches_have_the_gradient_of_the_whole(
     student, teacher, config, rows
 ):
@@ -124,6 +127,7 @@ def test_a_fully_masked_batch_trains_nothing(student, teacher, config, rows):
     assert all(p.isfinite().all() for p in student.parameters())
 
 
+@pytest.mark.usefixtures("float64")
 def test_evaluation_gives_the_same_loss(student, teacher, config, rows):
     sbds = trainer(student, teacher, config(), rows, eval_dataset=rows)
     metrics = sbds.evaluate()

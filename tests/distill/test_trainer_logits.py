@@ -7,6 +7,7 @@ from mar_snn.distill.data import collate
 from tests.distill.training import trainer, with_a_masked_start
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("options", [{}, {"divergence": "jsd", "temperature": 2.0}])
 def test_without_logits_the_gradient_is_the_same(
     student, teacher, config, rows, options
@@ -24,6 +25,7 @@ def test_without_logits_the_gradient_is_the_same(
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.usefixtures("float64")
 def test_logits_are_made_where_they_are_asked_for(student, teacher, config, rows):
     args = config(logit_loss="chunked")
     sbds = trainer(student, teacher, args, rows, eval_dataset=rows)
@@ -49,6 +51,7 @@ def test_a_head_that_cannot_be_read_is_refused_or_left_to_the_model(
     assert sbds.compute_loss(student, collate([rows[0]])) > 0
 
 
+@pytest.mark.usefixtures("float64")
 def test_heads_that_differ_by_padding_are_compared_on_the_words_that_exist(
     student, teacher, config, rows
 ):

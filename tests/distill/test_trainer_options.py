@@ -11,6 +11,7 @@ from tests.distill.training import RATES, TERMS, llama, losses, trainer
 from tests.seed import SEED
 
 
+@pytest.mark.usefixtures("float64")
 def test_thresholds_learn_at_their_own_rate(student, teacher, config, rows):
     args = config(threshold_learning_rate=0.5, weight_decay=0.1, max_steps=3)
     sbds = trainer(student, teacher, args, rows)
@@ -28,6 +29,7 @@ def test_thresholds_learn_at_their_own_rate(student, teacher, config, rows):
     assert groups[2]["lr"] / 0.5 == pytest.approx(groups[0]["lr"] / 1e-2)
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_firing_rate_target_is_a_term_of_the_loss(student, teacher, config, rows):
     args = config(
         max_steps=15,
@@ -79,6 +81,7 @@ def test_teacher_forcing_needs_features_before_the_norms(config):
         config(teacher_forcing_steps=1, feature_points="both")
 
 
+@pytest.mark.usefixtures("float64")
 def test_checkpointed_training_is_the_same_training(
     student, teacher, config, rows, checkpointing
 ):

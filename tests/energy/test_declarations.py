@@ -73,6 +73,7 @@ def test_spikes_keep_their_signs_under_moves(
         lambda x: torch.cat([x, torch.ones_like(x)]),
         lambda x: x.index_put((torch.tensor([0]),), torch.zeros(3), accumulate=True),
         lambda x: x * torch.rand_like(x),
+        lambda x: x * torch.tensor(1.0),
         lambda x: x.view(torch.int32).float(),
         lambda x: x.clamp(min=0.5),
         lambda x: torch.zeros(3, 3).index_put_((torch.arange(2),), x.add(0.0)),

@@ -46,6 +46,7 @@ def test_one_coder_feeds_the_projections_that_share_an_input():
     assert (mlp.in_neuron.num_channels, mlp.out_neuron.num_channels) == (16, 24)
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_projection_reads_the_code_and_nothing_else_changes():
     model = spikify(make_dense("Llama"))
     mlp, x = model.model.layers[0].mlp, torch.randn(2, 5, 16)

@@ -23,6 +23,7 @@ def gradients(model):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", GENERATING)
 def test_checkpointed_gradients_are_the_same(name):
     model = make_spiking(name).train()

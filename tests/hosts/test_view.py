@@ -88,11 +88,13 @@ def by_hand(module, x):
     return module.down(y / 2)
 
 
+@pytest.mark.usefixtures("float64")
 def test_each_projection_reads_what_its_coder_hands_on(gated, x):
     torch.testing.assert_close(gated(x), by_hand(gated, x))
     torch.testing.assert_close(gated(x, twice=True), 2 * by_hand(gated, x))
 
 
+@pytest.mark.usefixtures("float64")
 def test_gradients_go_through_the_coders(gated, x):
     x.requires_grad_()
     expected = torch.autograd.grad(by_hand(gated, x).square().sum(), x)
@@ -107,6 +109,7 @@ def test_a_tensor_that_two_projections_read_is_coded_once(gated, x):
     assert (gated.in_neuron.calls, gated.out_neuron.calls) == (2, 2)
 
 
+@pytest.mark.usefixtures("float64")
 def test_tensors_that_differ_are_coded_apart(x):
     class Apart(Gated):
         def inner(self, x):
@@ -120,6 +123,7 @@ def test_tensors_that_differ_are_coded_apart(x):
     assert module.in_neuron.calls == 2
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_site_without_a_coder_stays_dense(gated, x):
     del gated.in_neuron
     y = F.relu(gated.gate(x)) * gated.up(x)
@@ -131,6 +135,7 @@ def test_what_the_forward_sets_is_set_on_the_module(gated, x):
     assert gated.seen == 2
 
 
+@pytest.mark.usefixtures("float64")
 def test_overrides_reach_the_forward_alone(gated, x):
     assert gated.scale == 1.0
     run_without_slots(gated)
@@ -152,6 +157,7 @@ def test_a_module_looks_like_what_it_was(gated):
     assert type(gated) is Gated
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_module_can_be_pickled(gated, x, protocol):
     again = pickle.loads(pickle.dumps(gated, protocol))
@@ -161,6 +167,7 @@ def test_a_module_can_be_pickled(gated, x, protocol):
     assert type(again) is Gated
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_copy_has_coders_of_its_own(gated, x):
     before = gated(x)
     again = copy.deepcopy(gated)
@@ -169,6 +176,7 @@ def test_a_copy_has_coders_of_its_own(gated, x):
     assert not torch.allclose(again(x), before)
 
 
+@pytest.mark.usefixtures("float64")
 def test_what_takes_the_place_of_a_projection_reads_the_code(gated, x):
     gated.set_submodule("down", nn.Identity())
     y = F.relu(gated.gate(x / 2)) * gated.up(x / 2)

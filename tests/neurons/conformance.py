@@ -53,7 +53,7 @@ def expect_shortcomings(request: pytest.FixtureRequest, name: str) -> None:
         request.applymarker(mark)
 
 
-def some_input(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def some_input(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """Normal values, wide enough to reach both thresholds."""
     return (1.5 * torch.randn(*shape)).to(dtype)
 
@@ -76,7 +76,7 @@ def everything(
 
     From rest, or from the membrane `v`, whose gradient then comes last.
     """
-    node.reset()
+    node.to(x_seq.dtype).reset()
     leaves = [x_seq.clone().requires_grad_(), *node.parameters()]
     if v is not None:
         node.v = v.clone().requires_grad_()

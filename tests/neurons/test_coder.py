@@ -27,6 +27,7 @@ def value_and_gradients(run, x, a, grad):
     return decoded, *torch.autograd.grad(decoded, (x, a), grad)
 
 
+@pytest.mark.usefixtures("float64")
 def test_four_binary_digits_worked_out_by_hand():
     # V = 2, rho = 1: 2.6 = 2 (1 + 1/4 + 0.05), -3.9 = -2 (1 + 1/2 + 1/4 + 1/8 + ...)
     coder = ATMNCoder(2, fire_ratio=1.0, v_threshold=2.0)
@@ -146,6 +147,7 @@ def test_every_surrogate_gives_the_gradient_of_its_spikes(surrogate_class):
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_straight_through_gradient_worked_out_by_hand():
     # rho = 1, T = 2: digits 1 and 1/2, saturated beyond 1.5 + 1/2 = 2 thresholds.
     # V = 1: x = 0.75 -> 0.5, x = 1.9 -> 1.5 (inside), x = 2.5 -> 1.5 (saturated).
@@ -183,6 +185,7 @@ def test_the_gradient_stops_where_one_more_digit_would_have_fired(settings, limi
     assert grad_x.flatten().tolist() == [0.0, 3.0, 3.0, 0.0]
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_threshold_gradient_sums_over_everything_but_its_channel():
     coder = coder_with_thresholds()
     x, grad = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 5, 7)
@@ -267,6 +270,7 @@ def test_an_empty_batch_stays_empty():
     assert coder.encode(x).shape == (4, 0, 3)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "view",
     [

@@ -5,6 +5,7 @@ from spikingjelly.activation_based import surrogate
 from mar_snn.neurons import ATMNCoder
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
 def test_the_firing_rate_counts_the_encoded_spikes(tau):
     coder = ATMNCoder(3, time_steps=4, tau=tau, v_threshold=0.7)

@@ -93,6 +93,7 @@ def test_the_state_is_a_float_until_a_step_and_after_a_reset(make, step_mode):
         functional.reset_net(net)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("time_steps", [1, 6])
 @pytest.mark.parametrize("detach_reset", [False, True])
 def test_single_steps_are_one_multi_step_call(make, detach_reset, time_steps):
@@ -102,6 +103,7 @@ def test_single_steps_are_one_multi_step_call(make, detach_reset, time_steps):
     assert_same(everything(many, x_seq, v=v), everything(single, x_seq, v=v))
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_sequence_in_two_chunks_is_the_whole(make):
     node = make(step_mode="m")
     x_seq, v = some_input(7, 3, CHANNELS), torch.rand(3, CHANNELS)
@@ -140,6 +142,7 @@ def test_the_membranes_of_all_steps_are_kept_on_request(make, step_mode):
     assert node.v_seq is None
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_detached_reset_takes_the_surrogate_out_of_the_membrane(make):
     x_seq = some_input(5, 3, CHANNELS)
 
@@ -173,6 +176,7 @@ def test_without_spiking_the_node_is_smooth(make):
     assert torch.autograd.gradcheck(outputs_and_membrane, leaves)
 
 
+@pytest.mark.usefixtures("float64")
 def test_evaluation_and_inference_are_training(make, step_mode):
     x_seq = some_input(4, 3, CHANNELS)
     node = make(step_mode=step_mode)
@@ -186,6 +190,7 @@ def test_evaluation_and_inference_are_training(make, step_mode):
     assert_same(everything(node, x_seq), trained)
 
 
+@pytest.mark.usefixtures("float64")
 def test_gradients_do_not_depend_on_which_are_asked_for(make):
     node = make(step_mode="m")
     x_seq = some_input(5, 3, CHANNELS)
@@ -234,6 +239,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_any_layout_gives_what_a_contiguous_copy_gives(make, step_mode, layout):
     node = make(step_mode=step_mode)
@@ -270,6 +276,7 @@ def test_a_copy_and_a_pickle_go_on_alone_from_where_they_are(make):
         assert torch.equal(value, untouched[name])
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_state_dict_holds_the_parameters_and_no_membrane(make):
     node, other = make(step_mode="m"), make(step_mode="m")
     with torch.no_grad():
@@ -353,6 +360,7 @@ def test_detach_net_cuts_the_past_off(make):
     assert present.grad.count_nonzero() > 0
 
 
+@pytest.mark.usefixtures("float64")
 def test_gradient_checkpointing_gives_the_same_gradients(make, step_mode):
     node = make(step_mode=step_mode)
     x_seq = some_input(4, 3, CHANNELS)

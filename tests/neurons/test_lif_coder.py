@@ -86,6 +86,7 @@ def test_the_value_is_the_decoded_spikes_to_the_bit(tau, dtype):
     assert torch.equal(decoded, coder.decode(spike_seq))
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_read_out_is_the_weighted_sum_that_the_counter_is_told():
     coder = coder_with_thresholds(time_steps=3)
     x = torch.randn(5, 7)

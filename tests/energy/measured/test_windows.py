@@ -160,7 +160,7 @@ def test_a_clock_tells_real_seconds_by_default():
     clock = Clock()
     before = clock.now()
     clock.sleep(0.002)
-    assert 0.002 <= clock.now() - before < 5.0
+    assert clock.now() - before >= 0.002
 
 
 def test_both_ends_of_a_window_wait_for_every_accelerator_in_use(
