@@ -239,8 +239,9 @@ def _joined(call: MoveCall, sources: Iterable[Known | None]) -> Known | None:
     kind = call.move.kind
     if kind == "fill":
         number = (call.numbers or [call.move.fills_with])[0]
-        # NaN marks memory that nobody has written to yet
-        return _ZEROS if number != number else _of_number(number)
+        # NaN in existing memory marks that nobody has written to it yet
+        marks = number != number and any(o.written for o in call.operands)
+        return _ZEROS if marks else _of_number(number)
     known = [*sources, *map(_of_number, call.numbers)]
     trains = [k for k in known if isinstance(k, SpikeTrain)]
     if call.accumulates or None in known or not known:
