@@ -238,8 +238,10 @@ def _joined(call: MoveCall, sources: Iterable[Known | None]) -> Known | None:
     """What the result of a call holds, given what its sources hold."""
     kind = call.move.kind
     if kind == "fill":
-        numbers = call.numbers or [call.move.fills_with]
-        return _of_number(numbers[0])
+        number = (call.numbers or [call.move.fills_with])[0]
+        # NaN in existing memory marks that nobody has written to it yet
+        marks = number != number and any(o.written for o in call.operands)
+        return _ZEROS if marks else _of_number(number)
     known = [*sources, *map(_of_number, call.numbers)]
     trains = [k for k in known if isinstance(k, SpikeTrain)]
     if call.accumulates or None in known or not known:
@@ -272,7 +274,6 @@ def _alike(known: Sequence[Known | None]) -> Known | None:
 
 
 def _of_number(number: int | float) -> str | None:
-    # NaN marks memory that nobody has written to yet
-    if number == 0 or number != number:
+    if number == 0:
         return _ZEROS
     return _BITS if number == 1 else None

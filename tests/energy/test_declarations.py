@@ -81,6 +81,7 @@ def test_spikes_keep_their_signs_under_moves(
         lambda x: x.clone().view(-1).mul_(1.0).view(2, 3),
         lambda x: F.avg_pool2d(x[None], (1, 1))[0],
         lambda x: torch.where(x > 0, x, 0.5),
+        lambda x: torch.where(x > 0, x, torch.nan),
     ],
 )
 def test_spikes_are_spikes_no_more_once_something_computes_with_them(
