@@ -8,6 +8,7 @@ from mar_snn.neurons import cupy_kernels, ops, reference, torch_kernels
 from mar_snn.neurons.backends import Dynamics, kernels_for
 from mar_snn.neurons.reference import membrane_dtype, readout_weights
 from mar_snn.neurons.surrogate import KERNEL_SURROGATES
+from tests.neurons.gradients import assert_gradients, of_each_neuron
 from tests.neurons.host_cuda import WIDTHS, host_cupy
 
 #: of gradients; with 16 bits one unit in the last place
@@ -64,18 +65,30 @@ def compare(run, twin, inputs):
     with torch.no_grad():
         expected = [out for out in twin(*inputs) if out is not None]
     weights = [torch.randn(out.shape).to(out) for out in expected]
+
+    def loss(outputs):
+        pairs = zip(outputs, weights, strict=True)
+        return sum((out.double() * weight.double()).sum() for out, weight in pairs)
+
+    def results(function, *leaves):
+        return [out for out in function(*leaves) if out is not None]
+
     grads = []
     for function, start in ((run, x), (twin, x.to(membrane_dtype(x.dtype)))):
         leaves = [leaf.detach().requires_grad_() for leaf in (start, *others)]
-        outputs = [out for out in function(*leaves) if out is not None]
+        outputs = results(function, *leaves)
         if function is run:
             assert_same_bits(outputs, expected)
-        loss = sum(
-            (out.double() * weight.double()).sum()
-            for out, weight in zip(outputs, weights, strict=True)
-        )
-        grads.append(torch.autograd.grad(loss, leaves))
-    assert_close(*grads)
+        grads.append(torch.autograd.grad(loss(outputs), leaves))
+    # of a sequence, each step has the neurons of the membrane; of codes, all of x
+    *given, v_threshold = leaves
+    of_neurons = of_each_neuron(
+        lambda own: loss(results(twin, *given, own)), v_threshold, given[-1].shape
+    )
+    if of_neurons.isfinite().all():
+        assert_gradients(*grads, of_neurons, max(len(x), 9))
+    else:
+        assert_close(*grads)
     return expected[0]
 
 

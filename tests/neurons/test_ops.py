@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 from mar_snn.neurons import ATMNNode, backends, ops, reference, torch_kernels
 from mar_snn.neurons.reference import membrane_dtype, readout_weights
 from mar_snn.neurons.surrogate import KERNEL_SURROGATES
+from tests.neurons.gradients import assert_gradients, of_each_neuron
 from tests.seed import SEED
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -21,32 +22,41 @@ LAYOUTS = {
 }
 
 
-def assert_close(ours, expected, dtype):
-    """Gradients of x as exact as its dtype, the others as exact as the membrane's."""
-    loose = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(dtype)
-    tight = 1e-12 if dtype == torch.float64 else 2e-5
-    for index, (mine, other) in enumerate(zip(ours, expected, strict=True)):
-        assert mine.dtype == other.dtype
-        tolerance = loose if index == 0 and loose else (2e-3 if loose else tight)
-        torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
-
-
 def compare_multi_step(x_seq, v, v_threshold, **how):
-    """Spikes and membranes bit for bit; the gradients of all three inputs."""
-    inputs = [t.detach().requires_grad_() for t in (x_seq, v, v_threshold)]
-    twins = []
-    for run in (reference.atmn_multi_step, ops.atmn_multi_step):
+    """Spikes and membranes bit for bit; the gradients of all three inputs.
+
+    The reference's are those of an input as wide as the membrane, where nothing is
+    rounded on the way.
+    """
+
+    def run(function, x_seq, v, v_threshold):
+        outputs = function(x_seq, v, v_threshold, **how)
+        return [out for out in outputs if out is not None]
+
+    def loss(outputs):
         torch.manual_seed(SEED)
-        outputs = [out for out in run(*inputs, **how) if out is not None]
-        loss = sum((out.double() * torch.randn(out.shape)).sum() for out in outputs)
-        twins.append((outputs, torch.autograd.grad(loss, inputs)))
-    (expected, expected_grads), (ours, our_grads) = twins
+        weights = [torch.randn(out.shape).to(x_seq.dtype) for out in outputs]
+        pairs = zip(outputs, weights, strict=True)
+        return sum((out.double() * weight.double()).sum() for out, weight in pairs)
+
+    leaves = [t.detach().requires_grad_() for t in (x_seq, v, v_threshold)]
+    ours = run(ops.atmn_multi_step, *leaves)
+    expected = run(reference.atmn_multi_step, *leaves)
+    our_grads = torch.autograd.grad(loss(ours), leaves)
+    wide = x_seq.detach().to(membrane_dtype(x_seq.dtype)).requires_grad_()
+    unrounded = run(reference.atmn_multi_step, wide, *leaves[1:])
+    grads = torch.autograd.grad(loss(unrounded), (wide, *leaves[1:]))
+    of_neurons = of_each_neuron(
+        lambda own: loss(run(reference.atmn_multi_step, wide, leaves[1], own)),
+        v_threshold,
+        v.shape,
+    )
     assert len(ours) == len(expected) == 2 + how.get("store_v_seq", False)
     for mine, other in zip(ours, expected, strict=True):
         assert mine.dtype == other.dtype
         assert torch.equal(mine, other)
     assert 0 < ours[0].abs().mean() < 1
-    assert_close(our_grads, expected_grads, x_seq.dtype)
+    assert_gradients(our_grads, grads, of_neurons, len(x_seq))
 
 
 @pytest.mark.parametrize("name", KERNEL_SURROGATES)
@@ -198,17 +208,15 @@ def compare_code(x, v_threshold, surrogate_function, time_steps, **how):
     assert code.unique().numel() > 2
 
     grad = torch.randn(code.shape).to(code.dtype)
-    wide = [inputs[0].to(membrane_dtype(x.dtype)), inputs[1]]
-    expected = torch.autograd.grad(
-        reference.atmn_code(*wide, weights, **how), inputs, grad.to(wide[0].dtype)
-    )
+    wide = x.detach().to(membrane_dtype(x.dtype)).requires_grad_()
+
+    def loss(v_threshold):
+        return (reference.atmn_code(wide, v_threshold, weights, **how) * grad).sum()
+
+    expected = torch.autograd.grad(loss(inputs[1]), (wide, inputs[1]))
+    of_neurons = of_each_neuron(loss, v_threshold, x.shape)
     ours = torch.autograd.grad(code, inputs, grad)
-    exact = 1e-12 if x.dtype == torch.float64 else 2e-5
-    for mine, other, rounding in zip(
-        ours, expected, (max(exact, torch.finfo(x.dtype).eps), exact), strict=True
-    ):
-        assert mine.dtype == other.dtype
-        torch.testing.assert_close(mine, other, rtol=rounding, atol=rounding)
+    assert_gradients(ours, expected, of_neurons, time_steps)
 
 
 @pytest.mark.parametrize("name", [None, *KERNEL_SURROGATES])
