@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_snn import provenance
+from mar_snn.console import show_what_can_be_shown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "test_matrix.json"
@@ -123,4 +124,5 @@ def table(cells: list[dict[str, Any]], seeds: list[int]) -> str:
 
 
 if __name__ == "__main__":
+    show_what_can_be_shown()
     sys.exit(main())

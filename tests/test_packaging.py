@@ -69,21 +69,3 @@ def test_the_changelog_opens_with_this_version_and_the_citation_has_it():
     assert re.findall(r"^## \[([\d.]+)\]", changelog, re.M)[0] == mar_snn.__version__
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {mar_snn.__version__}" in citation.replace('"', "")
-
-
-def test_no_source_file_is_longer_than_400_lines():
-    lengths = {path.name: len(path.read_text().splitlines()) for path in SOURCES}
-    assert {name: n for name, n in lengths.items() if n > 400} == {}
-
-
-def test_tests_have_at_least_as_many_lines_as_the_source():
-    def lines(paths):
-        # the link shows neurons/ a second time
-        return sum(
-            len(p.read_text(encoding="utf-8").splitlines())
-            for p in paths
-            if "mar_snn/neurons" not in p.as_posix()
-        )
-
-    source = lines(set(SOURCES))
-    assert lines((ROOT / "tests").rglob("*.py")) >= source

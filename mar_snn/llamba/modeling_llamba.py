@@ -315,6 +315,8 @@ class LlambaModel(LlambaPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds, not both or none")
+        if seq_idx is not None:  # which says what collators say by positions, too
+            kwargs.pop("position_ids", None)
         self._refuse_unread(kwargs)
         h = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache is None:

@@ -95,6 +95,13 @@ def test_an_argument_that_nothing_would_read_is_refused(model, ids, name):
     assert model(ids, **{name: None}).logits.equal(model(ids).logits)
 
 
+def test_positions_beside_the_numbers_of_documents_say_nothing_new(model, ids):
+    seq_idx = torch.arange(ids.shape[1]).expand_as(ids) // 30
+    positions = torch.arange(ids.shape[1]).expand_as(ids) % 30
+    both = model(ids, seq_idx=seq_idx, position_ids=positions).logits
+    assert both.equal(model(ids, seq_idx=seq_idx).logits)
+
+
 def test_what_every_tokenizer_and_generate_may_add_is_taken(model, ids):
     more = {"token_type_ids": torch.zeros_like(ids), "cache_position": torch.arange(71)}
     assert model(ids, **more).logits.equal(model(ids).logits)

@@ -115,7 +115,8 @@ def test_the_kernel_compiles_as_it_should(tmp_path):
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, __file__],
+        [sys.executable, "-m", "tests.sparse.test_triton_kernels"],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

@@ -87,7 +87,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(
 def test_a_file_in_the_place_of_the_folder_is_refused(run, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert run() == 2
-    assert "File exists" in capsys.readouterr().err
+    assert "is a file, not a folder" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
 
 
