@@ -244,7 +244,7 @@ def test_calibration_over_two_batches_is_calibration_over_both_at_once(model, ba
     halves = [{"input_ids": ids} for ids in batch["input_ids"].split([1, 2])]
     calibrate(other, halves)
     for (_, one), (_, two) in zip(coders(model), coders(other), strict=True):
-        torch.testing.assert_close(one.neuron.a, two.neuron.a, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one.neuron.a, two.neuron.a)
 
 
 def test_calibration_brings_the_spiking_model_near_the_dense_one(model, batch):

@@ -67,8 +67,9 @@ def logit_transform(model: Any) -> LogitTransform | None:
         return None
     if head.weight.is_meta or isinstance(head.weight, FakeTensor):
         return UNCHANGED  # there are no numbers to measure with, nor to be wrong
-    how = {"dtype": torch.float32, "device": model.device}
-    probe = torch.linspace(-50.0, 50.0, head.out_features, **how)
+    probe = torch.linspace(
+        -50.0, 50.0, head.out_features, dtype=torch.float32, device=model.device
+    )
     # far below every cap, where a tanh is a line, and far above, where it is flat
     probe[0], probe[-1] = 2.0**-12, 2.0**20
     replace = head.register_forward_hook(lambda *_: probe.expand(1, 1, -1).clone())

@@ -65,7 +65,8 @@ def models() -> tuple[LlambaForCausalLM, LlambaForCausalLM, torch.Tensor]:
     ids[:, 0] = torch.arange(8)
     student = spikify(copy.deepcopy(teacher))
     calibrate(student, [{"input_ids": ids}])
-    return student, teacher, ids
+    # thresholds, too, which are made in float32
+    return student.double(), teacher.double(), ids
 
 
 def train(path: str, batch_size: int, options: dict) -> None:

@@ -20,6 +20,7 @@ from mar_snn.distill import chunked_bidirectional_kl
 def main(path: str) -> None:
     dist.init_process_group("gloo")
     rank, processes = dist.get_rank(), dist.get_world_size()
+    torch.set_default_dtype(torch.float64)
     torch.manual_seed(int(os.environ.get("MAR_SNN_TEST_SEED", "0")))
     # neither the words nor the rows of the head divide evenly
     head, teacher_head = nn.Linear(6, 51), nn.Linear(8, 51)

@@ -7,11 +7,11 @@ from torch import nn
 from mar_snn.distill import chunked_bidirectional_kl
 from mar_snn.distill.divergences import compare_rows, make_divergence
 from mar_snn.distill.heads import UNCHANGED, LogitTransform
+from tests.bounds import assert_as_exact, assert_sums
 
 DIVERGENCES = [("sbds", None), ("skew", 0.3), ("jsd", 0.4)]
 CAPPED = LogitTransform(0.7, 5.0), LogitTransform(-1.3, 4.0)
-#: absolute, where scores are a few units and losses about one
-EXACT = {torch.float32: 2e-6, torch.float64: 1e-13}
+DTYPES = [torch.float32, torch.float64]
 
 
 @pytest.fixture
@@ -30,19 +30,23 @@ def some_rows(device, rows, vocab, dtype=torch.float32):
 def compare(fused, student, teacher, row_weights, *how):
     """Terms and gradients of both; `how` of the divergence, transforms, temperature."""
     found = []
-    for function in (fused, compare_rows):
-        scores = student.clone()
-        terms = function(scores, teacher.clone(), row_weights, *how)
+    for function, dtype in (
+        (fused, student.dtype),
+        (compare_rows, student.dtype),
+        (compare_rows, torch.float64),
+    ):
+        scores, weights = student.to(dtype, copy=True), row_weights.to(dtype)
+        terms = function(scores, teacher.to(dtype, copy=True), weights, *how)
         found.append((terms, scores))
-    exact = EXACT[student.dtype]
-    for mine, other in zip(*found, strict=True):
-        assert mine.dtype == other.dtype
-        torch.testing.assert_close(mine, other, rtol=exact, atol=exact)
+    if student.dtype == torch.float64:
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
+    else:
+        assert_as_exact(*found)
     return found[0]
 
 
 @pytest.mark.parametrize("transforms", [(UNCHANGED, UNCHANGED), CAPPED])
-@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "mixture"), DIVERGENCES)
 def test_every_divergence_and_its_gradient(
     triton_device, fused, name, mixture, dtype, transforms
@@ -78,7 +82,7 @@ def test_rows_of_a_wider_buffer(triton_device, fused):
 def test_maxima_that_rise_and_fall_from_tile_to_tile(triton_device, fused):
     # what was added up before is e^-100 of what comes, and the other way round
     rise = torch.linspace(-100.0, 100.0, 256, device=triton_device)
-    student, teacher = torch.stack([rise, -rise]), torch.stack([rise - 1, 0.99 * -rise])
+    student, teacher = torch.stack([rise, -rise]), torch.stack([rise - 1, 0.5 * -rise])
     divergence = make_divergence("sbds", None, 0.2, 0.7)
     ones = torch.ones(2, device=triton_device)
     terms = [
@@ -92,7 +96,9 @@ def test_maxima_that_rise_and_fall_from_tile_to_tile(triton_device, fused):
         )
         for function, dtype in ((fused, torch.float32), (compare_rows, torch.float64))
     ]
-    torch.testing.assert_close(terms[0].double(), terms[1], rtol=1e-4, atol=1e-4)
+    assert terms[1].amax() > 0.1
+    # a loss is a mean of differences of scores
+    assert_sums(terms[0], terms[1], rise.abs().max(), 1)
 
 
 @pytest.mark.parametrize(("name", "mixture"), DIVERGENCES)
@@ -116,15 +122,20 @@ def test_the_chunked_loss_runs_on_the_kernel(triton_device, fused):
     labels = torch.zeros(2, 3, dtype=torch.long, device=triton_device)
     labels[1, 1:] = -100
     found = []
-    for backend in ("triton", "torch"):
+    for backend, dtype in (
+        ("triton", torch.float32),
+        ("torch", torch.float32),
+        ("torch", torch.float64),
+    ):
+        given = hidden.detach().to(dtype).requires_grad_()
+        head, teacher_head = head.to(dtype), teacher_head.to(dtype)
         result = chunked_bidirectional_kl(
-            *(hidden, head, teacher_hidden, teacher_head, labels),
+            *(given, head, teacher_hidden.to(dtype), teacher_head, labels),
             chunk_size=5,
             divergence="skew",
             student_transform=CAPPED[0],
             backend=backend,
         )
-        leaves = [hidden, *head.parameters()]
+        leaves = [given, *head.parameters()]
         found.append([*result, *torch.autograd.grad(result.loss, leaves)])
-    for mine, other in zip(*found, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+    assert_as_exact(*found)
