@@ -23,15 +23,19 @@ from mar_snn.console import show_what_can_be_shown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "test_matrix.json"
-#: what computes: no examples, no files and figures
+#: what compares sums of floats, but for processes and compilers: folder and files
 NUMBERS = [
-    "tests/neurons",
-    "tests/llamba",
-    "tests/sparse",
-    "tests/distill",
-    "tests/hosts",
-    "tests/harness",
-    "tests/test_spiking.py",
+    f"tests/{folder}/test_{name}.py"
+    for folder, names in {
+        "neurons": "atmn coder lif_coder reference ops native surrogate "
+        "spikingjelly_ternary triton_kernels cupy_kernels",
+        "llamba": "scan scan_backends documents modeling padding",
+        "sparse": "kernels linear projections_c decoding triton_kernels",
+        "distill": "losses chunked chunked_precision divergences heads alignment "
+        "evaluation triton_divergences",
+        "hosts": "view",
+    }.items()
+    for name in names.split()
 ]
 
 
